@@ -1,0 +1,97 @@
+"""Exact learning curves of shallow non-linear autoencoders, from a covariance spectrum.
+
+`predict` integrates the closed equations of the order parameters of online SGD; `simulate` runs
+SGD at finite D in the same normalisation; `compare` states how far they are apart. See README.md.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from odeae.activations import I2, I3, I21, I22, J2, Erf, Linear, Quadrature, ReLU
+    from odeae.comparison import Comparison, compare
+    from odeae.gaussian import bvn_cdf
+    from odeae.plotting import plot
+    from odeae.prediction import predict
+    from odeae.problem import Autoencoder, Problem
+    from odeae.rules import SGD, Weights
+    from odeae.simulation import simulate
+    from odeae.spectrum import Spectrum
+    from odeae.state import (
+        Densities,
+        Modes,
+        OrderParameters,
+        State,
+        aligned_state,
+        draw_weights,
+        random_state,
+        state_from_weights,
+    )
+    from odeae.trajectory import Checkpoint, Status, Trajectory, load, log_times
+
+# Names are imported at first use, so that `odeae --help` doesn't wait for JAX. No module may have
+# the name of a function (predict lives in prediction): importing it would hide the function.
+_HOME = {
+    "activations": "Erf ReLU Linear Quadrature J2 I2 I21 I22 I3",
+    "comparison": "Comparison compare",
+    "gaussian": "bvn_cdf",
+    "plotting": "plot",
+    "prediction": "predict",
+    "problem": "Autoencoder Problem",
+    "rules": "SGD Weights",
+    "simulation": "simulate",
+    "spectrum": "Spectrum",
+    "state": "Densities Modes OrderParameters State aligned_state draw_weights random_state "
+    "state_from_weights",
+    "trajectory": "Checkpoint Status Trajectory load log_times",
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: F822 (imported at first use)
+    "I2",
+    "I3",
+    "I21",
+    "I22",
+    "J2",
+    "SGD",
+    "Autoencoder",
+    "Checkpoint",
+    "Comparison",
+    "Densities",
+    "Erf",
+    "Linear",
+    "Modes",
+    "OrderParameters",
+    "Problem",
+    "Quadrature",
+    "ReLU",
+    "Spectrum",
+    "State",
+    "Status",
+    "Trajectory",
+    "Weights",
+    "aligned_state",
+    "bvn_cdf",
+    "compare",
+    "draw_weights",
+    "load",
+    "log_times",
+    "plot",
+    "predict",
+    "random_state",
+    "simulate",
+    "state_from_weights",
+]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE:
+        raise AttributeError(f"module 'odeae' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"odeae.{_MODULE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

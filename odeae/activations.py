@@ -1,0 +1,483 @@
+"""Activations and their averages over correlated Gaussian fields (docs/theory.md §3)."""
+
+import abc
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf, ndtr
+from jaxtyping import Float
+
+from odeae.checks import array, one_of, scalar
+from odeae.gaussian import angle, bvn_excess, det2, normal_pdf, safe_ratio, safe_sqrt
+from odeae.precision import Real, in_float64, is_traced
+
+
+class Averages(NamedTuple):
+    """Gaussian averages of an activation g at fields λ + b, λ ~ N(0, Q) (docs/theory.md §3).
+
+    c = E[g'], c_q = ∂c/∂q, c_b = ∂c/∂b of each neuron, shape (K,); for each pair, shape (K, K):
+    G[k, a] = E[g_k g_a], P[k, a] = E[g'_k g'_a], S[k, a] = E[g''_k g_a], B[k, a] = E[g'_k g_a].
+    """
+
+    c: Real
+    c_q: Real
+    c_b: Real
+    G: Real
+    P: Real
+    S: Real
+    B: Real
+
+
+class Pairs(NamedTuple):
+    """The covariances of all pairs (k, a) of neurons: views of Q and b that broadcast to (K, K)."""
+
+    q1: Real
+    q2: Real
+    q12: Real
+    b1: Real | None
+    b2: Real | None
+
+
+class AbstractActivation(eqx.Module):
+    """A smooth activation g, applied per neuron, with its averages over Gaussian fields."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Real, "..."]) -> Float[Real, "..."]:
+        """Return g(x)."""
+
+    @abc.abstractmethod
+    def slope(self, x: Float[Real, "..."]) -> Float[Real, "..."]:
+        """Return g'(x)."""
+
+    @abc.abstractmethod
+    def slopes(self, q, b):
+        """Return (c, c_q, c_b) of single neurons with variances q (K,) and biases b (K,) or None."""
+
+    @abc.abstractmethod
+    def pairs(self, p: Pairs):
+        """Return (G, P, S, B) of all pairs, each of shape (K, K)."""
+
+    @in_float64
+    def averages(
+        self, Q: Float[Real, "hidden hidden"], b: Float[Real, " hidden"] | None = None
+    ) -> Averages:
+        """Return all averages at field covariance Q (K, K) and biases b (K,); None means no bias.
+
+        Q is positive semi-definite up to rounding. Source: docs/theory.md §3.
+        """
+        Q = jnp.asarray(Q, jnp.float64)
+        b = None if b is None else jnp.asarray(b, jnp.float64)
+        self.check_variance(jnp.diagonal(Q))
+        return Averages(*self.slopes(jnp.diagonal(Q), b), *self.pairs(_views(Q, b)))
+
+    def check_variance(self, q):  # noqa: B027 (closed forms hold for every variance)
+        """Raise `ValueError` if a concrete variance is beyond what this activation resolves."""
+
+    def resolves(self, q: Float[Real, " hidden"]):
+        """Whether the averages can be trusted at variances q: a boolean scalar."""
+        return jnp.all(jnp.isfinite(q))
+
+
+class Erf(AbstractActivation):
+    """The sigmoidal activation of the paper, g(x) = erf(x/√2)."""
+
+    def __call__(self, x):
+        """Return erf(x/√2)."""
+        return erf(x * np.sqrt(0.5))
+
+    def slope(self, x):
+        """Return g'(x) = 2 φ(x)."""
+        return 2.0 * normal_pdf(x)
+
+    def slopes(self, q, b):
+        """Return c = 2φ(h)/√(1+q), h = b/√(1+q), and its derivatives."""
+        v = 1.0 + q
+        if b is None:
+            c = np.sqrt(2.0 / np.pi) / jnp.sqrt(v)
+            return c, -0.5 * c / v, jnp.zeros_like(c)
+        h = b / jnp.sqrt(v)
+        c = 2.0 * normal_pdf(h) / jnp.sqrt(v)
+        return c, -0.5 * c * (1.0 - h * h) / v, -b * c / v
+
+    def pairs(self, p):
+        """G = 4Φ2 − 2Φ(h1) − 2Φ(h2) + 1 = m1 m2 + 4(Φ2 − ΦΦ), P = 4φ2/√(v1 v2), and so on."""
+        q1, q2, q12, b1, b2 = p
+        v1, v2 = 1.0 + q1, 1.0 + q2
+        # (1+q1)(1+q2) − q12², a sum of positive terms
+        root = jnp.sqrt(1.0 + q1 + q2 + jnp.maximum(det2(q1, q12, q12, q2), 0.0))
+        if b1 is None:
+            P = (2.0 / np.pi) / root
+            return (2.0 / np.pi) * jnp.arctan2(q12, root), P, -q12 * P / v1, jnp.zeros_like(P)
+        s1, s2 = jnp.sqrt(v1), jnp.sqrt(v2)
+        h1, h2 = b1 / s1, b2 / s2
+        h1_given_2 = (b1 + det2(b1, b2, q12, q2)) / (s2 * root)
+        h2_given_1 = (b2 + det2(b2, b1, q12, q1)) / (s1 * root)
+        h1, h2 = jnp.broadcast_arrays(h1, h2)
+        excess = bvn_excess(h1, h2, jnp.arctan2(root, q12), h1_given_2, h2_given_1)
+        G = self(h1) * self(h2) + 4.0 * excess
+        P = 4.0 * normal_pdf(h1) * normal_pdf(h2_given_1) / root
+        B = (2.0 * normal_pdf(h1) / s1) * self(h2_given_1)
+        return G, P, -(b1 * B + q12 * P) / v1, B
+
+
+class ReLU(AbstractActivation):
+    """g(x) = max(x, 0), its slope at 0 read as ½."""
+
+    def __call__(self, x):
+        """Return max(x, 0)."""
+        return jnp.maximum(x, 0.0)
+
+    def slope(self, x):
+        """Return the step function, ½ at 0."""
+        return jnp.heaviside(x, 0.5)
+
+    def slopes(self, q, b):
+        """Return c = Φ(h), h = b/√q, and its derivatives."""
+        if b is None:
+            half = jnp.full_like(q, 0.5)
+            c_b = safe_ratio(normal_pdf(0.0), safe_sqrt(q))
+            return half, jnp.zeros_like(q), c_b
+        s = safe_sqrt(q)
+        h = safe_ratio(b, s)
+        density = normal_pdf(h)
+        c_q = -0.5 * safe_ratio(h * density, q)
+        return ndtr(h), c_q, safe_ratio(density, s)
+
+    def pairs(self, p):
+        """With θ the angle between two neurons, G = (s1 s2/2π)(sin θ + (π−θ) cos θ) for b = 0."""
+        q1, q2, q12, b1, b2 = p
+        s1, s2 = safe_sqrt(q1), safe_sqrt(q2)
+        root = safe_sqrt(det2(q1, q12, q12, q2))  # s1 s2 sin θ
+        theta = angle(root, q12)
+        if b1 is None:
+            P = 0.5 - theta / (2.0 * np.pi)
+            S = safe_ratio(root, q1) / (2.0 * np.pi)
+            B = (s2 + safe_ratio(q12, s1)) / np.sqrt(8.0 * np.pi)
+            return root / (2.0 * np.pi) + q12 * P, P, S, B
+        h1, h2 = jnp.broadcast_arrays(safe_ratio(b1, s1), safe_ratio(b2, s2))
+        n1, n2 = det2(b1, b2, q12, q2), det2(b2, b1, q12, q1)
+        h1_given_2, h2_given_1 = safe_ratio(n1, s2 * root), safe_ratio(n2, s1 * root)
+        P = ndtr(h1) * ndtr(h2) + bvn_excess(h1, h2, theta, h1_given_2, h2_given_1)
+        at1, at2 = normal_pdf(h1) * ndtr(h2_given_1), normal_pdf(h2) * ndtr(h1_given_2)
+        density = normal_pdf(h1) * normal_pdf(h2_given_1)  # o φ2
+        G = (b1 * b2 + q12) * P + b1 * s2 * at2 + b2 * s1 * at1 + root * density
+        B = b2 * P + s2 * at2 + safe_ratio(q12, s1) * at1
+        mean, deviation = safe_ratio(n2, q1), safe_ratio(root, s1)  # of λ2 + b2 at λ1 + b1 = 0
+        S = safe_ratio(mean * at1 + deviation * density, s1)
+        return G, P, S, B
+
+
+class Linear(AbstractActivation):
+    """g(x) = x."""
+
+    def __call__(self, x):
+        """Return x."""
+        return x
+
+    def slope(self, x):
+        """Return 1."""
+        return jnp.ones_like(x)
+
+    def slopes(self, q, b):
+        """Return c = 1 and vanishing derivatives."""
+        return jnp.ones_like(q), jnp.zeros_like(q), jnp.zeros_like(q)
+
+    def pairs(self, p):
+        """G = q12 + b1 b2, P = 1, S = 0, B = b2."""
+        one, zero = jnp.ones_like(p.q12), jnp.zeros_like(p.q12)
+        if p.b1 is None:
+            return p.q12, one, zero, zero
+        return p.q12 + p.b1 * p.b2, one, zero, p.b2 * one
+
+
+def _derivatives(fn: Callable, order: int) -> list[Callable]:
+    """Return [fn, fn', …] up to `order`, each elementwise."""
+    functions = [fn]
+    for _ in range(order):
+        last = functions[-1]
+        functions.append(lambda x, f=last: jax.jvp(f, (x,), (jnp.ones_like(x),))[1])
+    return functions
+
+
+class Quadrature(AbstractActivation):
+    """Any smooth activation `fn`, averaged by the trapezoidal rule, which is spectral here.
+
+    `fn` is an elementwise JAX function, for example `jnp.tanh` or
+    `functools.partial(jax.nn.gelu, approximate=False)`. `scale` is the length over which it bends
+    (1 for tanh(x), 0.2 for tanh(5x)): the nodes follow it. `q_max` is the largest field variance
+    to be resolved; the cost of a drift grows like q_max/scale² once fields are that large.
+
+    Averages are good to 1e-8 (in units of √(G11 G22) and the like) for q ≤ q_max. Beyond, concrete
+    calls raise `ValueError` and traced ones give NaN (`predict` reports it as a status).
+
+    Raises `ValueError` for a kinked or jumping `fn` (a quadrature would miss the δ in g'') and for
+    one that these nodes don't resolve.
+    """
+
+    fn: Callable = eqx.field(static=True)
+    scale: float = eqx.field(static=True, default=1.0)
+    q_max: float = eqx.field(static=True, default=100.0)
+
+    def __check_init__(self):
+        if not callable(self.fn):
+            raise ValueError(f"`fn` must be an elementwise JAX function, got {self.fn!r}")
+        scalar("scale", self.scale, above=0.0)
+        scalar("q_max", self.q_max, above=0.0)
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            self._check_smooth()
+            self._check_resolved()
+
+    def __call__(self, x):
+        """Return fn(x)."""
+        return self.fn(x)
+
+    def slope(self, x):
+        """Return fn'(x)."""
+        return _derivatives(self.fn, 1)[1](x)
+
+    def slopes(self, q, b):
+        """Return c = E[g'], c_q = ½ E[g'''] and c_b = E[g'']."""
+
+        def at(nodes):
+            z, weight = nodes
+            x = safe_sqrt(q)[:, None] * z + (0.0 if b is None else b[:, None])
+            _, g1, g2, g3 = (f(x) @ weight for f in _derivatives(self.fn, 3))
+            return g1, 0.5 * g3, g2
+
+        return self._resolved(q, self._at_level(q, at))
+
+    def pairs(self, p):
+        """Average over λ1, and within over λ2 given λ1."""
+        q = p.q1[:, 0]
+        s1 = safe_sqrt(p.q1)
+        root = safe_sqrt(det2(p.q1, p.q12, p.q12, p.q2))
+        mean, deviation = safe_ratio(p.q12, s1), safe_ratio(root, s1)
+        deviation = jnp.where(p.q1 > 0, deviation, safe_sqrt(p.q2))
+        biases = jnp.zeros_like(q) if p.b2 is None else p.b2[0]
+
+        def at(nodes):
+            z, weight = nodes
+
+            def row(neuron):  # one neuron 1 against all neurons 2
+                s1, mean, deviation, b1 = neuron
+                g, g1, g2 = (f(s1 * z + b1) for f in _derivatives(self.fn, 2))
+                inner = (deviation[:, None] * z)[:, None, :] + (mean[:, None] * z)[:, :, None]
+                x2 = inner + biases[:, None, None]
+                f, f1 = (h(x2) @ weight for h in _derivatives(self.fn, 1))
+                return f @ (weight * g), f1 @ (weight * g1), f @ (weight * g2), f @ (weight * g1)
+
+            return jax.lax.map(row, (s1[:, 0], mean, deviation, biases))
+
+        return self._resolved(q, self._at_level(q, at))
+
+    def check_variance(self, q):
+        """Raise `ValueError` if a concrete variance is above q_max."""
+        if not is_traced(q) and np.any(np.asarray(q) > self.q_max):
+            raise ValueError(
+                f"this Quadrature resolves field variances up to q_max={self.q_max:g}, got "
+                f"q={float(np.max(q)):g}; construct it with a larger `q_max`"
+            )
+
+    def resolves(self, q):
+        """Whether all variances are finite and at most q_max."""
+        return jnp.all(q <= self.q_max)
+
+    def _resolved(self, q, values):
+        return tuple(jnp.where(self.resolves(q), v, jnp.nan) for v in values)
+
+    def _levels(self):
+        """Variances up to which each rule is good, and the rules (nodes z, weights)."""
+        limits = [self.q_max / 100.0, self.q_max / 10.0, self.q_max]
+        return limits, [_trapezoid(min(0.7, 0.32 * self.scale / limit**0.5)) for limit in limits]
+
+    def _at_level(self, q, function):
+        limits, rules = self._levels()
+        level = sum((jnp.max(q) > limit).astype(int) for limit in limits[:-1])
+        return jax.lax.switch(level, [functools.partial(function, rule) for rule in rules])
+
+    def _check_smooth(self):
+        """Compare ∫ of each derivative with the difference that it must give, panel by panel."""
+        reach = 7.0 * self.q_max**0.5 + 10.0
+        count = int(np.ceil(2.0 * reach / (0.5 * self.scale)))
+        edges = np.linspace(-reach, reach, count + 1)
+        x, w = np.polynomial.legendre.leggauss(12)
+        half = 0.5 * np.diff(edges)[:, None]
+        points = edges[:-1, None] + half * (1.0 + x)
+        functions = _derivatives(self.fn, 3)
+        try:
+            ends = [np.asarray(f(jnp.asarray(edges))) for f in functions]
+            inside = [np.asarray(f(jnp.asarray(points))) for f in functions]
+        except Exception as error:
+            raise ValueError(
+                f"`fn` must be an elementwise JAX function that can be differentiated three "
+                f"times; calling it raised {type(error).__name__}: {error}"
+            ) from error
+        if ends[0].shape != edges.shape or inside[0].shape != points.shape:
+            raise ValueError("`fn` must act elementwise, but it changes the shape of its input")
+        for order in range(3):
+            integral = np.sum(half * w * inside[order + 1], axis=1)
+            change = np.diff(ends[order])
+            size = 1.0 + np.maximum(np.abs(ends[order][1:]), np.abs(ends[order][:-1]))
+            bad = ~(np.abs(change - integral) <= 1e-8 * size * self.scale**-order)
+            if np.any(bad):
+                i = int(np.argmax(bad))
+                raise ValueError(
+                    f"`fn` is not smooth at scale {self.scale:g}: its derivative of order {order} "
+                    f"changes by {change[i]:.3g} over [{edges[i]:.3g}, {edges[i + 1]:.3g}], the "
+                    f"next one integrates to {integral[i]:.3g} there. Kinks and jumps can't be "
+                    "averaged by quadrature (for ReLU use its closed form); for a smooth but "
+                    "steep function give a smaller `scale`"
+                )
+
+    def _check_resolved(self):
+        """Compare every rule with one of twice its nodes and a longer reach."""
+        limits, rules = self._levels()
+        for limit, rule in zip(limits, rules, strict=True):
+            finer = _trapezoid(0.5 * (rule[0][1] - rule[0][0]), reach=9.0)
+            for b in (0.0, 3.3, -10.0):
+                for order, f in enumerate(_derivatives(self.fn, 3)):
+                    unit = self.scale**-order
+                    (m, m2), (fine, fine2) = (_moments(f, limit, b, r) for r in (rule, finer))
+                    good = abs(m - fine) <= 5e-9 * (unit + fine2**0.5)
+                    if order < 2:  # products of higher derivatives are never averaged
+                        good &= abs(m2 - fine2) <= 5e-9 * (unit**2 + fine2)
+                    if not good:
+                        raise ValueError(
+                            f"Quadrature doesn't resolve `fn` at q={limit:g}: its derivative of "
+                            f"order {order} has mean {m:.10g}, with more nodes {fine:.10g}; give a "
+                            "smaller `scale` if `fn` is steep, a smaller `q_max` if it grows fast"
+                        )
+
+
+def _moments(f, q, b, rule):
+    """First and second moment of f(λ + b), λ ~ N(0, q)."""
+    values = np.asarray(f(jnp.asarray(q**0.5 * rule[0] + b)))
+    return rule[1] @ values, rule[1] @ np.square(values)
+
+
+def _trapezoid(step: float, reach: float = 7.0):
+    """Nodes and weights of E over a standard normal; the error falls like exp(−2π²/step²)."""
+    n = int(np.ceil(reach / step))
+    z = step * np.arange(-n, n + 1)
+    weight = np.exp(-0.5 * z * z)
+    return z, weight / np.sum(weight)
+
+
+def gelu(x):
+    """The exact GELU, x Φ(x)."""
+    return x * ndtr(x)
+
+
+NAMED_FUNCTIONS = {"tanh": jnp.tanh, "gelu": gelu}
+_CLOSED_FORMS = {"erf": Erf, "relu": ReLU, "linear": Linear}
+
+
+def activation(name: str) -> AbstractActivation:
+    """Return the activation called `name`: erf, relu, linear, tanh or gelu."""
+    one_of("activation", name, [*_CLOSED_FORMS, *NAMED_FUNCTIONS])
+    if name in _CLOSED_FORMS:
+        return _CLOSED_FORMS[name]()
+    return Quadrature(NAMED_FUNCTIONS[name])
+
+
+def _views(Q, b):
+    q = jnp.diagonal(Q)
+    if b is None:
+        return Pairs(q[:, None], q[None, :], Q, None, None)
+    return Pairs(q[:, None], q[None, :], Q, b[:, None], b[None, :])
+
+
+@eqx.filter_custom_jvp
+def mean_slope(activation, q, b=None):
+    """Return c = E[g'(λ + b)], shape (K,), with its derivatives c_q and c_b in closed form."""
+    return activation.slopes(q, b)[0]
+
+
+@mean_slope.def_jvp
+def _mean_slope_jvp(primals, tangents):
+    activation, q, b = primals
+    _, dq, db = tangents
+    c, c_q, c_b = activation.slopes(q, b)
+    dc = jnp.zeros_like(c)
+    if dq is not None:
+        dc = dc + c_q * dq
+    if db is not None:
+        dc = dc + c_b * db
+    return c, dc
+
+
+@eqx.filter_custom_jvp
+def overlap(activation, Q, b=None):
+    """Return G = E[g_k g_a], shape (K, K), differentiated by Price's theorem.
+
+    dG = P dq12 + ½ S dq11 + ½ Sᵀ dq22 + B db1 + Bᵀ db2 is finite where the closed form of G,
+    differentiated as written, gives 0·∞: on the diagonal and for aligned neurons.
+    """
+    return activation.pairs(_views(Q, b))[0]
+
+
+@overlap.def_jvp
+def _overlap_jvp(primals, tangents):
+    activation, Q, b = primals
+    _, dQ, db = tangents
+    G, P, S, B = activation.pairs(_views(Q, b))
+    dG = jnp.zeros_like(G)
+    if dQ is not None:
+        one_sided = 0.5 * S * jnp.diagonal(dQ)[:, None]
+        dG = dG + P * dQ + one_sided + one_sided.T
+    if db is not None:
+        one_sided = B * db[:, None]
+        dG = dG + one_sided + one_sided.T
+    return G, dG
+
+
+def _pair(activation, C, i, j):
+    """Averages of the pair (x_i, x_j) of a covariance C, as a problem of two neurons."""
+    indices = np.array([i, j])
+    return activation.averages(C[indices[:, None], indices])
+
+
+def _covariance(C, n):
+    return jnp.asarray(array("C", C, (n, n)), jnp.float64)
+
+
+@in_float64
+def J2(activation: AbstractActivation, C: Float[Real, "2 2"]):
+    """J2 = ⟨x1 g(x2)⟩ = C12 c(C22), with C the covariance of (x1, x2) (paper, App. D)."""
+    C = _covariance(C, 2)
+    return C[0, 1] * _pair(activation, C, 0, 1).c[1]
+
+
+@in_float64
+def I2(activation: AbstractActivation, C: Float[Real, "2 2"]):
+    """I2 = ⟨g(x1) g(x2)⟩ = G, with C the covariance of (x1, x2) (paper, App. D)."""
+    return _pair(activation, _covariance(C, 2), 0, 1).G[0, 1]
+
+
+@in_float64
+def I21(activation: AbstractActivation, C: Float[Real, "2 2"]):
+    """I21 = ⟨g'(x1) x1 x2⟩ = C12 (c + 2 C11 c_q), C the covariance of (x1, x2) (paper, App. D)."""
+    C = _covariance(C, 2)
+    a = _pair(activation, C, 0, 1)
+    return C[0, 1] * (a.c[0] + 2.0 * C[0, 0] * a.c_q[0])
+
+
+@in_float64
+def I22(activation: AbstractActivation, C: Float[Real, "2 2"]):
+    """I22 = ⟨g'(x1) x2²⟩ = C22 c + 2 C12² c_q, C the covariance of (x1, x2) (paper, App. D)."""
+    C = _covariance(C, 2)
+    a = _pair(activation, C, 0, 1)
+    return C[1, 1] * a.c[0] + 2.0 * C[0, 1] ** 2 * a.c_q[0]
+
+
+@in_float64
+def I3(activation: AbstractActivation, C: Float[Real, "3 3"]):
+    """I3 = ⟨g'(x1) x2 g(x3)⟩ = C12 S(1,3) + C23 P(1,3), C that of (x1, x2, x3) (paper, App. D)."""
+    C = _covariance(C, 3)
+    a = _pair(activation, C, 0, 2)
+    return C[0, 1] * a.S[0, 1] + C[1, 2] * a.P[0, 1]

@@ -1,0 +1,121 @@
+"""Messages for people: what was expected of an argument, what was got, what to do."""
+
+import difflib
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from odeae.precision import Real, as_float, is_traced
+
+
+def one_of(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`; else raise, suggesting the nearest."""
+    choices = list(choices)
+    if value in choices:
+        return value
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(choices)}{hint}")
+
+
+def scalar(
+    name: str, value: Any, *, above: float | None = None, at_least: float | None = None
+) -> Real:
+    """Return `value` as a finite float64 scalar within its bound; a tracer passes unchecked."""
+    number = array(name, value, ())
+    if is_traced(number):
+        return number
+    if above is not None and not number > above:
+        want = "positive" if above == 0 else f"above {above:g}"
+        raise ValueError(f"`{name}` must be {want}, got {float(number):g}")
+    if at_least is not None and not number >= at_least:
+        want = "zero or positive" if at_least == 0 else f"at least {at_least:g}"
+        raise ValueError(f"`{name}` must be {want}, got {float(number):g}")
+    return number
+
+
+def array(name: str, value: Any, shape: tuple[int | None, ...]) -> Real:
+    """Return `value` as a finite float64 array of `shape` (None: any size)."""
+    values = numbers(name, value)
+    fits = len(values.shape) == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, values.shape, strict=True)
+    )
+    if not fits:
+        want = "be a single number" if shape == () else f"have shape {_shape(shape)}"
+        raise ValueError(f"`{name}` must {want}, got shape {_shape(values.shape)}")
+    if not is_traced(values):
+        finite(name, values)
+    return values
+
+
+def numbers(name: str, value: Any) -> Real:
+    """Return `value` as a float64 array of any shape; text and complex numbers are refused."""
+    if is_traced(value):
+        return as_float(value)
+    if value is None:
+        raise ValueError(f"`{name}` must be given, got None")
+    try:
+        if np.asarray(value).dtype.kind in "cSU":
+            raise TypeError
+        return as_float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}") from error
+
+
+def finite(name: str, values: Real) -> None:
+    """Raise `ValueError` at the first entry of a concrete array that is NaN or infinite."""
+    bad = ~np.isfinite(values)
+    if not np.any(bad):
+        return
+    where = np.argwhere(bad)[0]
+    index = int(where[0]) if len(where) == 1 else _shape(tuple(int(i) for i in where))
+    place = f" at index {index}" if len(where) else ""
+    raise ValueError(
+        f"`{name}` must be finite, got {values[tuple(where)]}{place}"
+        + (f" ({int(np.sum(bad))} such entries)" if np.sum(bad) > 1 else "")
+    )
+
+
+def whole(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1) -> int:
+    """Return `value` as an int within its bounds (by default those of an int64)."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be a whole number, got {_short(value)}")
+    if number < at_least:
+        raise ValueError(f"`{name}` must be at least {at_least}, got {number}")
+    if number > at_most:
+        raise ValueError(f"`{name}` must be at most {at_most}, got {_short(number)}")
+    return number
+
+
+def save_times(times: Any) -> Real:
+    """Return increasing, non-negative, finite times (steps/D) as a float64 array (T,)."""
+    values = array("times", times, (None,))
+    if values.size == 0:
+        raise ValueError("`times` must hold at least one time (steps/D), got an empty list")
+    if is_traced(values):
+        return values
+    if values[0] < 0:
+        raise ValueError(f"`times` must not be negative, got {values[0]:g} at index 0")
+    step = np.diff(values)
+    if np.any(step <= 0):
+        i = int(np.argmax(step <= 0))
+        raise ValueError(
+            f"`times` must increase, got {values[i + 1]:g} after {values[i]:g} at index {i + 1}"
+        )
+    return values
+
+
+def _shape(shape) -> str:
+    sizes = ["any" if n is None else str(n) for n in shape]
+    return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

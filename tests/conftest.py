@@ -1,0 +1,30 @@
+"""Strict numerics: float64, no silent broadcasting of ranks, shapes checked while testing."""
+
+import os
+import warnings
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the same numbers wherever the tests run
+
+import jax
+import matplotlib as mpl
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)
+mpl.use("Agg")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    install_import_hook("odeae", "beartype.beartype")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the full size of slow checks too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="full size: make test-slow"))
