@@ -73,7 +73,7 @@ class AbstractActivation(eqx.Module):
         Q = jnp.asarray(Q, jnp.float64)
         b = None if b is None else jnp.asarray(b, jnp.float64)
         self.check_variance(jnp.diagonal(Q))
-        return Averages(*self.slopes(jnp.diagonal(Q), b), *self.pairs(_views(Q, b)))
+        return _averages(self, Q, b)
 
     def check_variance(self, q):  # noqa: B027 (closed forms hold for every variance)
         """Raise `ValueError` if a concrete variance is beyond what this activation resolves."""
@@ -81,6 +81,11 @@ class AbstractActivation(eqx.Module):
     def resolves(self, q: Float[Real, " hidden"]):
         """Whether the averages can be trusted at variances q: a boolean scalar."""
         return jnp.all(jnp.isfinite(q))
+
+
+@eqx.filter_jit
+def _averages(activation, Q, b):
+    return Averages(*activation.slopes(jnp.diagonal(Q), b), *activation.pairs(_views(Q, b)))
 
 
 class Erf(AbstractActivation):
@@ -118,7 +123,7 @@ class Erf(AbstractActivation):
         h1_given_2 = (b1 + det2(b1, b2, q12, q2)) / (s2 * root)
         h2_given_1 = (b2 + det2(b2, b1, q12, q1)) / (s1 * root)
         h1, h2 = jnp.broadcast_arrays(h1, h2)
-        excess = bvn_excess(h1, h2, jnp.arctan2(root, q12), h1_given_2, h2_given_1)
+        excess = bvn_excess(h1, h2, jnp.arctan2(q12, root), h1_given_2, h2_given_1)
         G = self(h1) * self(h2) + 4.0 * excess
         P = 4.0 * normal_pdf(h1) * normal_pdf(h2_given_1) / root
         B = (2.0 * normal_pdf(h1) / s1) * self(h2_given_1)
@@ -140,7 +145,7 @@ class ReLU(AbstractActivation):
         """Return c = Φ(h), h = b/√q, and its derivatives."""
         if b is None:
             half = jnp.full_like(q, 0.5)
-            c_b = safe_ratio(normal_pdf(0.0), safe_sqrt(q))
+            c_b = safe_ratio(normal_pdf(jnp.zeros_like(q)), safe_sqrt(q))
             return half, jnp.zeros_like(q), c_b
         s = safe_sqrt(q)
         h = safe_ratio(b, s)
@@ -162,7 +167,7 @@ class ReLU(AbstractActivation):
         h1, h2 = jnp.broadcast_arrays(safe_ratio(b1, s1), safe_ratio(b2, s2))
         n1, n2 = det2(b1, b2, q12, q2), det2(b2, b1, q12, q1)
         h1_given_2, h2_given_1 = safe_ratio(n1, s2 * root), safe_ratio(n2, s1 * root)
-        P = ndtr(h1) * ndtr(h2) + bvn_excess(h1, h2, theta, h1_given_2, h2_given_1)
+        P = ndtr(h1) * ndtr(h2) + bvn_excess(h1, h2, 0.5 * np.pi - theta, h1_given_2, h2_given_1)
         at1, at2 = normal_pdf(h1) * ndtr(h2_given_1), normal_pdf(h2) * ndtr(h1_given_2)
         density = normal_pdf(h1) * normal_pdf(h2_given_1)  # o φ2
         G = (b1 * b2 + q12) * P + b1 * s2 * at2 + b2 * s1 * at1 + root * density
@@ -228,9 +233,7 @@ class Quadrature(AbstractActivation):
             raise ValueError(f"`fn` must be an elementwise JAX function, got {self.fn!r}")
         scalar("scale", self.scale, above=0.0)
         scalar("q_max", self.q_max, above=0.0)
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            self._check_smooth()
-            self._check_resolved()
+        self._check_smooth_and_resolved()
 
     def __call__(self, x):
         """Return fn(x)."""
@@ -300,28 +303,23 @@ class Quadrature(AbstractActivation):
         level = sum((jnp.max(q) > limit).astype(int) for limit in limits[:-1])
         return jax.lax.switch(level, [functools.partial(function, rule) for rule in rules])
 
-    def _check_smooth(self):
-        """Compare ∫ of each derivative with the difference that it must give, panel by panel."""
+    def _check_smooth_and_resolved(self):
+        """Raise unless fn is smooth (panel by panel) and every rule agrees with a finer one."""
         reach = 7.0 * self.q_max**0.5 + 10.0
-        count = int(np.ceil(2.0 * reach / (0.5 * self.scale)))
-        edges = np.linspace(-reach, reach, count + 1)
-        x, w = np.polynomial.legendre.leggauss(12)
+        edges = np.linspace(-reach, reach, int(np.ceil(4.0 * reach / self.scale)) + 1)
+        node, weight = np.polynomial.legendre.leggauss(12)
         half = 0.5 * np.diff(edges)[:, None]
-        points = edges[:-1, None] + half * (1.0 + x)
-        functions = _derivatives(self.fn, 3)
-        try:
-            ends = [np.asarray(f(jnp.asarray(edges))) for f in functions]
-            inside = [np.asarray(f(jnp.asarray(points))) for f in functions]
-        except Exception as error:
-            raise ValueError(
-                f"`fn` must be an elementwise JAX function that can be differentiated three "
-                f"times; calling it raised {type(error).__name__}: {error}"
-            ) from error
-        if ends[0].shape != edges.shape or inside[0].shape != points.shape:
-            raise ValueError("`fn` must act elementwise, but it changes the shape of its input")
+        points = [edges, edges[:-1, None] + half * (1.0 + node)]
+        cases = []
+        for limit, rule in zip(*self._levels(), strict=True):
+            finer = _trapezoid(0.5 * (rule[0][1] - rule[0][0]), reach=9.0)
+            for b in (0.0, 3.3, -10.0):
+                cases.append((limit, b, rule[1], finer[1]))
+                points += [limit**0.5 * rule[0] + b, limit**0.5 * finer[0] + b]
+        ends, inside, *at = self._evaluate(points)
         for order in range(3):
-            integral = np.sum(half * w * inside[order + 1], axis=1)
             change = np.diff(ends[order])
+            integral = np.sum(half * weight * inside[order + 1], axis=1)
             size = 1.0 + np.maximum(np.abs(ends[order][1:]), np.abs(ends[order][:-1]))
             bad = ~(np.abs(change - integral) <= 1e-8 * size * self.scale**-order)
             if np.any(bad):
@@ -333,31 +331,39 @@ class Quadrature(AbstractActivation):
                     "averaged by quadrature (for ReLU use its closed form); for a smooth but "
                     "steep function give a smaller `scale`"
                 )
-
-    def _check_resolved(self):
-        """Compare every rule with one of twice its nodes and a longer reach."""
-        limits, rules = self._levels()
-        for limit, rule in zip(limits, rules, strict=True):
-            finer = _trapezoid(0.5 * (rule[0][1] - rule[0][0]), reach=9.0)
-            for b in (0.0, 3.3, -10.0):
-                for order, f in enumerate(_derivatives(self.fn, 3)):
-                    unit = self.scale**-order
-                    (m, m2), (fine, fine2) = (_moments(f, limit, b, r) for r in (rule, finer))
-                    good = abs(m - fine) <= 5e-9 * (unit + fine2**0.5)
-                    if order < 2:  # products of higher derivatives are never averaged
-                        good &= abs(m2 - fine2) <= 5e-9 * (unit**2 + fine2)
-                    if not good:
+        for (limit, b, weights, finer), f, f_fine in zip(cases, at[::2], at[1::2], strict=True):
+            for order in range(4):
+                # products of second and third derivatives are never averaged
+                for power in (1, 2) if order < 2 else (1,):
+                    got, fine = weights @ f[order] ** power, finer @ f_fine[order] ** power
+                    size = (self.scale**-order + (finer @ f_fine[order] ** 2) ** 0.5) ** power
+                    if not abs(got - fine) <= 5e-9 * size:
                         raise ValueError(
-                            f"Quadrature doesn't resolve `fn` at q={limit:g}: its derivative of "
-                            f"order {order} has mean {m:.10g}, with more nodes {fine:.10g}; give a "
-                            "smaller `scale` if `fn` is steep, a smaller `q_max` if it grows fast"
+                            f"Quadrature doesn't resolve `fn` at q={limit:g}, b={b:g}: moment "
+                            f"{power} of its derivative of order {order} is {got:.10g}, with more "
+                            f"nodes {fine:.10g}; give a smaller `scale` if `fn` is steep, a "
+                            "smaller `q_max` if it grows fast"
                         )
 
+    def _evaluate(self, points):
+        """fn and three derivatives at each array of points, in one compiled call."""
 
-def _moments(f, q, b, rule):
-    """First and second moment of f(λ + b), λ ~ N(0, q)."""
-    values = np.asarray(f(jnp.asarray(q**0.5 * rule[0] + b)))
-    return rule[1] @ values, rule[1] @ np.square(values)
+        def all_orders(x):
+            return jnp.stack([f(x) for f in _derivatives(self.fn, 3)])
+
+        flat = np.concatenate([x.ravel() for x in points])
+        try:
+            with jax.enable_x64(True), jax.ensure_compile_time_eval():
+                values = np.asarray(jax.jit(all_orders)(jnp.asarray(flat)), np.float64)
+        except Exception as error:
+            raise ValueError(
+                "`fn` must be an elementwise JAX function that can be differentiated three times; "
+                f"calling it raised {type(error).__name__}: {error}"
+            ) from error
+        if values.shape != (4, flat.size):
+            raise ValueError("`fn` must act elementwise, but it changes the shape of its input")
+        parts = np.split(values, np.cumsum([x.size for x in points])[:-1], axis=1)
+        return [part.reshape(4, *x.shape) for part, x in zip(parts, points, strict=True)]
 
 
 def _trapezoid(step: float, reach: float = 7.0):

@@ -28,12 +28,14 @@ def normal_pdf(x: Float[Real, "..."]) -> Float[Real, "..."]:
 
 
 def _split(x):
-    """Return (high, low) with x = high + low exactly and at most 26 significant bits in `high`.
+    """Return (high, low) with x = high + low exactly and at most 26 significant bits in each.
 
-    Masking bits, unlike Veltkamp's multiplication, survives a compiler that contracts a·b + c.
+    Rounding on the bits, unlike Veltkamp's multiplication, survives a compiler that contracts
+    a·b + c; and so does every product of two such parts, because it is exact.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.int64)
-    high = jax.lax.bitcast_convert_type(bits & ~((1 << 27) - 1), jnp.float64)
+    high = (bits + (1 << 26)) & ~((1 << 27) - 1)
+    high = jax.lax.bitcast_convert_type(high, jnp.float64)
     return high, x - high
 
 
@@ -106,18 +108,17 @@ def _owens_t(h, y):
 
 
 @jax.custom_jvp
-def bvn_excess(h, k, theta, h_given_k, k_given_h):
+def bvn_excess(h, k, arcsin_r, h_given_k, k_given_h):
     """Φ2(h, k; r) − Φ(h)Φ(k), the part of the distribution function that the correlation makes.
 
-    The correlation r = cos θ comes as the angle θ ∈ [0, π] and through h_given_k = (h − r k)/o and
-    k_given_h = (k − r h)/o, o = sin θ, all of which a caller can compute without cancellation.
+    The correlation r comes as arcsin r ∈ [−π/2, π/2] and through h_given_k = (h − r k)/o and
+    k_given_h = (k − r h)/o, o = √(1 − r²), all of which a caller can compute without cancellation.
 
     For |r| < 0.75 this is Plackett's integral ∫₀^{arcsin r} exp(−(h² + k² − 2hk sin ψ)/(2 cos² ψ))
     dψ/2π, exact also where it is tiny; beyond, Owen's T function (Genz 2004 treats the same
     region in another way). Derivatives are exact: ∂Φ2/∂h = φ(h) Φ(k_given_h), ∂Φ2/∂r = φ2.
     """
-    arcsin_r = 0.5 * np.pi - theta
-    weak = jnp.abs(jnp.cos(theta)) < _PLACKETT_LIMIT
+    weak = jnp.abs(jnp.sin(arcsin_r)) < _PLACKETT_LIMIT
 
     psi = jnp.where(weak, arcsin_r, 0.0)[..., None] * _NODES
     sin, cos2 = jnp.sin(psi), jnp.square(jnp.cos(psi))
@@ -146,11 +147,11 @@ def _sign(x):
 @bvn_excess.defjvp
 def _bvn_excess_jvp(primals, tangents):
     h, k, _, h_given_k, k_given_h = primals
-    dh, dk, dtheta, _, _ = tangents  # the conditional arguments follow from h, k and θ
+    dh, dk, darcsin, _, _ = tangents  # the conditional arguments follow from h, k and r
     derivative = (
         normal_pdf(h) * (ndtr(k_given_h) - ndtr(k)) * dh
         + normal_pdf(k) * (ndtr(h_given_k) - ndtr(h)) * dk
-        - normal_pdf(h) * normal_pdf(k_given_h) * dtheta
+        + normal_pdf(h) * normal_pdf(k_given_h) * darcsin
     )
     return bvn_excess(*primals), derivative
 
@@ -170,6 +171,6 @@ def bvn_cdf(
     h, k = jnp.clip(h, -_FAR, _FAR), jnp.clip(k, -_FAR, _FAR)  # ±∞ without ∞ − ∞
     o = safe_sqrt((1.0 - r) * (1.0 + r))
     excess = bvn_excess(
-        h, k, angle(o, r), safe_ratio(det2(h, k, r, 1.0), o), safe_ratio(det2(k, h, r, 1.0), o)
+        h, k, 0.5 * np.pi - angle(o, r), safe_ratio(det2(h, k, r, 1.0), o), safe_ratio(det2(k, h, r, 1.0), o)
     )
     return jnp.where(jnp.abs(r) <= 1.0, ndtr(h) * ndtr(k) + excess, jnp.nan)
