@@ -1,0 +1,5 @@
+"""`python -m odeae`: the shell."""
+
+from odeae.cli import main
+
+main()

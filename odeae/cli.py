@@ -1,0 +1,497 @@
+"""The shell: `odeae predict | simulate | compare | spectrum | demo`."""
+
+import inspect
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from odeae import config
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Learning curves of shallow non-linear autoencoders, exactly, from a covariance spectrum.",
+    epilog="Try: [bold]odeae predict --spikes 1,0.6,0.3 --dim 1000 --hidden 3 --plot curve.png[/]",
+)
+
+Config = Annotated[
+    str | None, typer.Argument(metavar="[CONFIG.toml]", help="Settings; flags override them.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object, for scripts.", rich_help_panel="output")
+]
+
+
+def _command(*tables: list[config.Setting]) -> Callable:
+    """Register a command whose flags are the settings of `tables`: one list serves all.
+
+    The function gets the merged values and whether JSON was asked for.
+    """
+    settings = [setting for table in tables for setting in table]
+
+    def register(function: Callable[[dict[str, Any], bool], None]) -> Callable:
+        def command(**given: Any) -> None:
+            path, as_json = given.pop("config_file"), given.pop("as_json")
+            function(config.read(path, settings, given), as_json)
+
+        parameters = [("config_file", Config, None)]
+        for s in settings:
+            text = s.help if s.default in (None, False) else f"{s.help} [dim]\\[{s.default}][/]"
+            flag = f"--{s.name}/--no-{s.name}" if s.type is bool else f"--{s.name}"
+            names = (flag, "-o") if s.name == "output" else (flag,)
+            option = typer.Option(
+                *names, help=text, metavar=s.metavar, rich_help_panel=s.section, show_default=False
+            )
+            parameters.append((s.key, Annotated[s.type | None, option], None))
+        parameters.append(("as_json", Json, False))
+        command.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+                for name, kind, default in parameters
+            ]
+        )
+        command.__annotations__ = {name: kind for name, kind, _ in parameters}
+        command.__doc__, command.__name__ = function.__doc__, function.__name__
+        return app.command(name=function.__name__)(command)
+
+    return register
+
+
+def _start_jax() -> None:
+    """Switch on float64, and keep compiled programs on disk: a second run starts at once."""
+    import jax
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "odeae"
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache))
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _check_outputs(values: dict[str, Any]) -> None:
+    """Refuse outputs that can't be written before any work is done."""
+    from odeae.files import check_output
+
+    for name in ("output", "plot"):
+        if values.get(name) is not None:
+            check_output(values[name], values["overwrite"])
+    if values.get("plot") is not None:
+        _check_picture(values["plot"])
+
+
+def _check_picture(path: str) -> None:
+    kinds = (".png", ".pdf", ".svg", ".jpg")
+    if Path(path).suffix.lower() not in kinds:
+        raise ValueError(f"`plot` must end in one of {', '.join(kinds)}, got {path!r}")
+
+
+def _bar() -> bool:
+    """Progress bars are for people at a terminal."""
+    return sys.stderr.isatty()
+
+
+def _save_figure(axes: Any, path: str | Path, overwrite: bool) -> None:
+    from odeae.files import writing
+
+    with writing(path, overwrite) as temporary:
+        axes.figure.savefig(temporary, dpi=160)
+        import matplotlib.pyplot as plt
+
+        plt.close(axes.figure)
+
+
+def _table(title: str, columns: dict[str, list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _some(times: Any, most: int = 9) -> list[int]:
+    import numpy as np
+
+    return np.unique(np.linspace(0, len(times) - 1, most).round().astype(int)).tolist()
+
+
+def _outputs(values: dict[str, Any], trajectories: dict[str | None, Any], as_json: bool) -> None:
+    """Write the files that were asked for, and say so."""
+    from odeae.plotting import plot
+    from odeae.trajectory import save_all
+
+    done = []
+    if values["output"] is not None:
+        save_all(values["output"], trajectories, values["overwrite"])
+        done.append(values["output"])
+    if values["plot"] is not None:
+        _save_figure(plot(*trajectories.values()), values["plot"], values["overwrite"])
+        done.append(values["plot"])
+    if done and not as_json:
+        print("wrote " + ", ".join(done))
+
+
+def _dump(result: dict[str, Any]) -> None:
+    import numpy as np
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        value = np.asarray(value).tolist() if hasattr(value, "shape") else value
+        if isinstance(value, list):
+            return plain(value)
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    print(json.dumps(plain(result), allow_nan=False))
+
+
+def _summary(trajectory: Any) -> dict[str, Any]:
+    import numpy as np
+
+    from odeae.trajectory import Status
+
+    codes = np.asarray(trajectory.status)
+    return {
+        "source": trajectory.source,
+        "times": trajectory.times,
+        "error": trajectory.error,
+        **({} if trajectory.test_error is None else {"test_error": trajectory.test_error}),
+        "pca_errors": trajectory.pca_levels(),
+        "status": np.vectorize(lambda code: Status(int(code)).name.lower())(codes),
+        "stop_time": trajectory.stop_time,
+    }
+
+
+def _predict(values: dict[str, Any], problem: Any, times: Any) -> Any:
+    from odeae.prediction import predict
+
+    return predict(
+        problem,
+        config.build_state(values, problem),
+        times,
+        rtol=values["rtol"],
+        atol=values["atol"],
+        max_steps=values["max_steps"],
+        progress=_bar(),
+    )
+
+
+def _simulate(values: dict[str, Any], problem: Any, times: Any) -> Any:
+    from odeae.checks import one_of
+    from odeae.inputs import read_array
+    from odeae.simulation import simulate
+    from odeae.trajectory import load
+
+    data = weights = state = None
+    if one_of("inputs", values["inputs"], ["gaussian", "data"]) == "data":
+        if values["data"] is None:
+            raise ValueError("--inputs data needs --data FILE")
+        data = read_array(values["data"])
+    if values["resume"] is not None:
+        weights = load(values["resume"]).weights
+        if weights is None:
+            raise ValueError(f"{values['resume']!r} holds no runs to resume")
+    else:
+        state = config.build_state(values, problem)
+    return simulate(
+        problem,
+        state,
+        times,
+        runs=values["runs"],
+        seed=values["seed"],
+        data=data,
+        weights=weights,
+        resample=not values["once"],
+        test_samples=values["test_samples"],
+        progress=_bar(),
+    )
+
+
+@_command(config.COMMON, config.SOLVE, config.OUTPUT)
+def predict(values: dict[str, Any], as_json: bool) -> None:
+    """Predict the learning curve from a spectrum: the theory alone."""
+    _check_outputs(values)
+    _start_jax()
+    problem = config.build_problem(values)
+    theory = _predict(values, problem, config.build_times(values, 200))
+    if as_json:
+        _dump(_summary(theory))
+    else:
+        print(theory)
+        rows = _some(theory.times)
+        _table(
+            "",
+            {
+                "t = steps/D": [f"{theory.times[i]:.4g}" for i in rows],
+                "error": [f"{theory.error[i]:.6f}" for i in rows],
+                "above PCA": [f"{theory.excess[i]:.6f}" for i in rows],
+            },
+        )
+    _outputs(values, {None: theory}, as_json)
+
+
+@_command(config.COMMON, config.RUNS, config.OUTPUT)
+def simulate(values: dict[str, Any], as_json: bool) -> None:
+    """Run online SGD at finite D, on Gaussian inputs or on the rows of a data file."""
+    _check_outputs(values)
+    _start_jax()
+    problem = config.build_problem(values)
+    times = config.build_times(values, 30, problem.spectrum.dim)
+    if values["resume"] is not None:
+        from odeae.trajectory import load
+
+        done = float(load(values["resume"]).times[-1])
+        times = times[times > done]
+        if len(times) == 0:
+            raise ValueError(f"the saved runs already stand at t={done:g}; give a later --end")
+    runs = _simulate(values, problem, times)
+    if as_json:
+        _dump(_summary(runs))
+    else:
+        print(runs)
+        rows = _some(runs.times)
+        mean, test = runs.error.mean(axis=0), runs.test_error.mean(axis=0)
+        _table(
+            "",
+            {
+                "t = steps/D": [f"{runs.times[i]:.4g}" for i in rows],
+                "error": [f"{mean[i]:.6f}" for i in rows],
+                "test error": [f"{test[i]:.6f}" for i in rows],
+            },
+        )
+    _outputs(values, {None: runs}, as_json)
+
+
+@_command(config.COMMON, config.SOLVE, config.RUNS, config.OUTPUT)
+def compare(values: dict[str, Any], as_json: bool) -> None:
+    """Theory and simulation from one start, and how far they are apart."""
+    from odeae.comparison import compare as compare_
+
+    _check_outputs(values)
+    if values["resume"] is not None:
+        raise ValueError("--resume is for `odeae simulate`: a comparison needs the common start")
+    _start_jax()
+    problem = config.build_problem(values)
+    times = config.build_times(values, 30, problem.spectrum.dim)
+    theory = _predict(values, problem, times)
+    runs = _simulate(values, problem, times)
+    check = compare_(theory, runs)
+    if as_json:
+        _dump(
+            {
+                "verdict": check.verdict,
+                "agrees": check.agrees,
+                "on": check.on,
+                "largest_deviation": check.largest,
+                "relative": check.relative,
+                "times": check.times,
+                "theory": check.theory,
+                "mean": check.mean,
+                "standard_error": check.standard_error,
+                "z": check.z,
+                "pca_errors": theory.pca_levels(),
+            }
+        )
+    else:
+        rows = _some(check.times)
+        _table(
+            "",
+            {
+                "t = steps/D": [f"{check.times[i]:.4g}" for i in rows],
+                "theory": [f"{check.theory[i]:.6f}" for i in rows],
+                "runs": [f"{check.mean[i]:.6f}" for i in rows],
+                "± s.e.": [f"{check.standard_error[i]:.6f}" for i in rows],
+                "z": [f"{check.z[i]:+.2f}" for i in rows],
+            },
+        )
+        print(check)
+    _outputs(values, {"theory": theory, "runs": runs}, as_json)
+
+
+@app.command()
+def spectrum(
+    file: Annotated[str, typer.Argument(metavar="FILE", help=".npy, .npz, .csv or .txt")],
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help="data (rows, D), covariance or eigenvalues.")
+    ] = "data",
+    n_spikes: Annotated[
+        int | None, typer.Option(help="Modes followed one by one; default: the outliers.")
+    ] = None,
+    bins: Annotated[int, typer.Option(help="Bins for the other modes.")] = 32,
+    ranks: Annotated[int, typer.Option(help="Rows of the table.")] = 12,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Draw eigenvalues against rank.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at the spectrum of a data file: leading eigenvalues, PCA errors, spikes and bins."""
+    import numpy as np
+
+    from odeae.checks import one_of, whole
+
+    _check_outputs({"plot": plot, "overwrite": overwrite})
+    one_of("kind", kind, ["data", "covariance", "eigenvalues"])
+    whole("ranks", ranks)
+    _start_jax()
+    sources = dict.fromkeys(("spikes", "power_law", "data", "covariance", "eigenvalues"))
+    values = config.build_spectrum({**sources, kind: file, "n_spikes": n_spikes, "bins": bins})
+    rho = np.sort(np.asarray(values.eigenvalues()))[::-1]
+    levels = np.asarray(values.pca_errors(values.dim if values.dim <= 4096 else ranks))
+    if as_json:
+        _dump(
+            {
+                "dim": values.dim,
+                "trace": values.trace,
+                "eigenvalues": rho,
+                "pca_errors": levels,
+                "spikes": values.spikes,
+                "bulk": values.bulk,
+                "multiplicity": values.multiplicity,
+            }
+        )
+    else:
+        print(values)
+        zeros = int(np.sum(rho == 0))
+        if zeros:
+            print(f"{zeros} of {values.dim} eigenvalues are 0")
+        rows = range(min(ranks, values.dim))
+        _table(
+            "",
+            {
+                "rank": [str(i + 1) for i in rows],
+                "ρ": [f"{rho[i]:.5g}" for i in rows],
+                "ρ/D": [f"{rho[i] / values.dim:.5g}" for i in rows],
+                "share of variance": [f"{100 * rho[: i + 1].sum() / rho.sum():.1f} %" for i in rows],
+                "PCA error": [f"{levels[i + 1]:.5g}" for i in rows],
+            },
+        )
+    if plot is not None:
+        from odeae.plotting import plot_spectrum
+
+        _save_figure(plot_spectrum(values), plot, overwrite)
+        if not as_json:
+            print(f"wrote {plot}")
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results.")] = "demo",
+    runs: Annotated[int, typer.Option(help="Runs per kind of input.")] = 4,
+    end: Annotated[float, typer.Option(help="Last time, in steps/D.")] = 200.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The main job on real input: 32×32 patches of photographs, K = 8, erf.
+
+    Theory from the patches' spectrum against SGD on the patches themselves and on Gaussian inputs
+    of the same covariance: demo.png, demo.nc and a table.
+    """
+    from odeae.files import check_output
+
+    folder = Path(output)
+    if not folder.is_dir():
+        if folder.exists():
+            raise NotADirectoryError(f"output {output!r} is a file, expected a folder")
+        check_output(folder)
+        folder.mkdir()
+    picture, archive = (check_output(folder / name, overwrite) for name in ("demo.png", "demo.nc"))
+    _start_jax()
+    from odeae.comparison import compare as compare_
+    from odeae.inputs import natural_patches
+    from odeae.plotting import plot
+    from odeae.prediction import predict as predict_
+    from odeae.problem import Autoencoder, Problem
+    from odeae.rules import SGD
+    from odeae.simulation import simulate as simulate_
+    from odeae.spectrum import Spectrum
+    from odeae.state import random_state
+    from odeae.trajectory import log_times, save_all
+
+    patches = natural_patches()
+    problem = Problem(Spectrum.from_data(patches), Autoencoder(8), SGD())
+    if not as_json:
+        print(f"{len(patches)} patches: {problem.spectrum}")
+    state = random_state(problem)
+    times = log_times(end, 40, start=end / 1000.0, dim=problem.spectrum.dim)
+    theory = predict_(problem, state, times)
+    curves = {"theory": theory}
+    for name, data in (("gaussian", None), ("real", patches)):
+        curves[name] = simulate_(
+            problem, state, times, runs=runs, data=data, test_samples=1000, progress=_bar()
+        )
+    checks = {
+        "Gaussian, by formula": compare_(theory, curves["gaussian"]),
+        "Gaussian, held out": compare_(theory, curves["gaussian"], "test_error"),
+        "patches, held out": compare_(theory, curves["real"]),
+        "patches, by formula": compare_(theory, curves["real"], "error"),
+    }
+    save_all(archive, dict(curves), overwrite)
+    labels = [
+        "theory, from the spectrum",
+        "SGD, Gaussian inputs of the same covariance",
+        "SGD, the patches themselves (test error)",
+    ]
+    axes = plot(*curves.values(), labels=labels)
+    axes.set_title(f"Photographs, 32×32 patches: D = {problem.spectrum.dim}, K = 8, erf", fontsize=10)
+    _save_figure(axes, picture, overwrite)
+    if as_json:
+        _dump(
+            {
+                name: {
+                    "verdict": check.verdict,
+                    "largest_deviation": check.largest,
+                    "relative": check.relative,
+                    "largest_z": float(abs(check.z).max()),
+                    "final": check.mean[-1],
+                    "theory_final": check.theory[-1],
+                }
+                for name, check in checks.items()
+            }
+        )
+        return
+    biggest = [abs(check.deviation).argmax() for check in checks.values()]
+    each = list(zip(checks.values(), biggest, strict=True))
+    _table(
+        f"SGD ({runs} runs each) against the theory, t = 0 … {times[-1]:g}",
+        {
+            "inputs, error": list(checks),
+            "at the end": [f"{c.mean[-1]:.4f}" for c, _ in each],
+            "largest dev.": [f"{c.deviation[i]:+.4f}" for c, i in each],
+            "at t": [f"{c.times[i]:.3g}" for c, i in each],
+            "± s.e.": [f"{c.standard_error[i]:.4f}" for c, i in each],
+            "verdict": [c.verdict for c, _ in each],
+        },
+    )
+    print(f"theory at the end: {theory.error[-1]:.4f}, PCA error of rank 8: {theory.pca_levels()[-1]:.4f}")
+    print(f"wrote {picture}, {archive}")
+
+
+def main() -> None:
+    """Run the shell; every failure that has a message is one line on stderr and exit code 1."""
+    warnings.showwarning = lambda message, *args, **kwargs: print(
+        f"odeae: warning: {message}", file=sys.stderr
+    )
+    try:
+        app()
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        print(f"odeae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("odeae: interrupted, nothing half-written", file=sys.stderr)
+        sys.exit(130)

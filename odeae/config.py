@@ -1,0 +1,231 @@
+"""One table of settings for the shell and for TOML files, and what is built from them."""
+
+import dataclasses
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting: `--name` in the shell, `name = …` under `[section]` in a TOML file."""
+
+    name: str
+    section: str
+    type: type
+    help: str
+    default: Any = None
+    metavar: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The name as a Python identifier and TOML key."""
+        return self.name.replace("-", "_")
+
+
+def _table(section: str, *rows: tuple) -> list[Setting]:
+    return [Setting(name, section, kind, text, *rest) for name, kind, text, *rest in rows]
+
+
+SPECTRUM = _table(
+    "spectrum",
+    ("spikes", str, "Spikes, eigenvalue/D each, over an isotropic bulk: 1,0.6,0.3.", None, "LIST"),
+    ("dim", int, "Input dimension D (for --spikes and --power-law)."),
+    ("bulk", float, "Eigenvalue of the other D − M modes, for --spikes.", 1.0),
+    ("power-law", float, "Eigenvalues falling as rank^(−EXPONENT).", None, "EXPONENT"),
+    ("data", str, "Data file (rows, D): .npy, .npz, .csv or .txt.", None, "FILE"),
+    ("covariance", str, "File with a covariance matrix (D, D).", None, "FILE"),
+    ("eigenvalues", str, "File with the D eigenvalues.", None, "FILE"),
+    ("n-spikes", int, "Modes that are followed one by one; default: the outliers."),
+    ("bins", int, "Bins for the other modes.", 32),
+)
+NETWORK = _table(
+    "autoencoder",
+    ("hidden", int, "Hidden neurons K.", 3),
+    ("activation", str, "erf, relu, linear, tanh or gelu.", "erf", "NAME"),
+    ("bias", bool, "Hidden biases, trained.", False),
+)
+RULE = _table(
+    "rule",
+    ("lr", float, "Learning rate η; time is steps/D.", 1.0),
+    ("lr-encoder", float, "Rate of the encoder, instead of η (0 freezes it)."),
+    ("lr-decoder", float, "Rate of the decoder, instead of η."),
+    ("lr-bias", float, "Rate of the biases, instead of η."),
+    ("weight-decay", float, "Weight decay κ (κ/D per step).", 0.0),
+)
+STATE = _table(
+    "state",
+    ("encoder-std", float, "Standard deviation of the initial encoder weights.", 0.1),
+    ("decoder-std", float, "Standard deviation of the initial decoder weights.", 0.1),
+    ("initial-bias", float, "Initial value of every bias.", 0.0),
+    ("seed", int, "Seed of initial weights and of SGD.", 0),
+)
+TIMES = _table(
+    "times",
+    ("end", float, "Last time, in steps/D.", 100.0),
+    ("count", int, "Number of log-spaced times (from end/10⁴, and 0)."),
+    ("times", str, "These times instead: 0,1,10,100.", None, "LIST"),
+)
+SOLVE = _table(
+    "solve",
+    ("rtol", float, "Relative tolerance of the solver.", 1e-6),
+    ("atol", float, "Absolute tolerance; default: from the initial state."),
+    ("max-steps", int, "Step budget of the solver.", 100_000),
+)
+RUNS = _table(
+    "simulate",
+    ("runs", int, "Independent runs.", 8),
+    ("inputs", str, "gaussian, or data: the rows of --data.", "gaussian", "KIND"),
+    ("once", bool, "Go through the data once instead of drawing with replacement.", False),
+    ("test-samples", int, "Held-out samples per run.", 500),
+    ("resume", str, "Go on from the runs saved in this file.", None, "FILE.nc"),
+)
+OUTPUT = _table(
+    "output",
+    ("output", str, "Save everything to this netCDF file.", None, "FILE.nc"),
+    ("plot", str, "Draw the curve(s) into this picture.", None, "FILE.png"),
+    ("overwrite", bool, "Replace existing output files.", False),
+)
+COMMON = [*SPECTRUM, *NETWORK, *RULE, *STATE, *TIMES]
+
+
+def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> dict[str, Any]:
+    """Merge defaults, the TOML file at `path` and the flags that were given, the last winning.
+
+    Raises `FileNotFoundError`, or `ValueError` for malformed TOML, unknown sections and keys (with
+    the nearest known one) and values of a wrong type.
+    """
+    values = {s.key: s.default for s in settings}
+    if path is not None:
+        values |= _read_toml(Path(path), settings)
+    return values | {key: value for key, value in flags.items() if value is not None}
+
+
+def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"can't read {str(path)!r} as TOML: {error}") from error
+    # one file may serve all commands: settings of another command are known, but not used here
+    known = {s.section: {} for s in ALL}
+    for s in ALL:
+        known[s.section][s.key] = s
+    used = {(s.section, s.key) for s in settings}
+    values = {}
+    for section, table in tables.items():
+        if section not in known:
+            raise ValueError(f"{path}: unknown section [{section}]{_nearest(section, known)}")
+        if not isinstance(table, dict):
+            raise ValueError(f"{path}: {section} must be a section, [{section}], got {table!r}")
+        for key, value in table.items():
+            if key not in known[section]:
+                hint = _nearest(key, known[section])
+                raise ValueError(f"{path}: unknown key {key!r} in [{section}]{hint}")
+            value = _typed(known[section][key], value, path)
+            if (section, key) in used:
+                values[key] = value
+    return values
+
+
+def _typed(setting: Setting, value: Any, path: Path) -> Any:
+    if isinstance(value, list) and setting.metavar == "LIST":
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    good = {
+        int: number and float(value).is_integer(),
+        float: number,
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+    }[setting.type]
+    if not good:
+        want = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+        raise ValueError(
+            f"{path}: `{setting.key}` in [{setting.section}] must be {want[setting.type]}, got "
+            f"{value!r}"
+        )
+    return setting.type(value)
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f": expected one of {', '.join(known)}"
+
+
+ALL = [*COMMON, *SOLVE, *RUNS, *OUTPUT]
+
+
+def numbers(name: str, value: Any) -> list[float]:
+    """Return a list of numbers from a TOML list or from text such as 1,0.6,0.3."""
+    parts = value.replace(",", " ").split() if isinstance(value, str) else value
+    try:
+        return [float(part) for part in parts]
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be numbers such as 1,0.6,0.3, got {value!r}") from None
+
+
+def build_spectrum(values: dict[str, Any]) -> Any:
+    """Return the `Spectrum` that the settings describe; raises `ValueError` unless exactly one."""
+    from odeae.inputs import read_array
+    from odeae.spectrum import Spectrum
+
+    sources = ["spikes", "power_law", "data", "covariance", "eigenvalues"]
+    given = [name for name in sources if values[name] is not None]
+    flags = ", ".join("--" + name.replace("_", "-") for name in sources)
+    if len(given) != 1:
+        got = " and ".join("--" + name.replace("_", "-") for name in given) or "none"
+        raise ValueError(f"a spectrum needs exactly one of {flags}, got {got}")
+    source, count, bins = given[0], values["n_spikes"], values["bins"]
+    if source in ("spikes", "power_law"):
+        if values["dim"] is None:
+            raise ValueError(f"--{source.replace('_', '-')} needs --dim, the input dimension D")
+        if source == "spikes":
+            return Spectrum.spiked(
+                numbers("spikes", values["spikes"]), values["dim"], values["bulk"]
+            )
+        count = 32 if count is None else count
+        return Spectrum.power_law(values["dim"], values["power_law"], spikes=count, bins=bins)
+    array = read_array(values[source])
+    if source == "data":
+        return Spectrum.from_data(array, count, bins)
+    if source == "covariance":
+        return Spectrum.from_covariance(array, count, bins)
+    return Spectrum.from_eigenvalues(array, count, bins)
+
+
+def build_problem(values: dict[str, Any]) -> Any:
+    """Return the `Problem` that the settings describe."""
+    from odeae.problem import Autoencoder, Problem
+    from odeae.rules import SGD
+
+    network = Autoencoder(values["hidden"], values["activation"], bias=values["bias"])
+    rule = SGD(**{s.key: values[s.key] for s in RULE})
+    return Problem(build_spectrum(values), network, rule)
+
+
+def build_state(values: dict[str, Any], problem: Any) -> Any:
+    """Return the random initial state that the settings describe."""
+    from odeae.state import random_state
+
+    return random_state(
+        problem,
+        values["encoder_std"],
+        values["decoder_std"],
+        values["initial_bias"],
+        values["seed"],
+    )
+
+
+def build_times(values: dict[str, Any], count: int, dim: int | None = None) -> Any:
+    """Return the save times; with `dim`, whole steps of that D."""
+    import numpy as np
+
+    from odeae.checks import save_times
+    from odeae.trajectory import log_times
+
+    if values["times"] is None:
+        return log_times(values["end"], values["count"] or count, dim=dim)
+    times = save_times(numbers("times", values["times"]))
+    return times if dim is None else np.unique(np.round(times * dim)) / dim

@@ -1,0 +1,156 @@
+"""Plots: each takes Axes or makes them, returns them, and never shows anything."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from odeae.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from odeae.spectrum import Spectrum
+
+_COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7030a0", "#7f7f7f")
+_MARKERS = "os^Dv"
+
+
+def _axes(ax: Any, **size: Any) -> Any:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained", **size)[1]
+
+
+def plot(
+    *trajectories: Trajectory,
+    ax: Any = None,
+    labels: list[str] | None = None,
+    quantity: str | None = None,
+    levels: bool = True,
+) -> Any:
+    """Draw error curves: theory as lines, simulations as points with standard errors.
+
+    `levels`: PCA errors of rank 0 … K of the first trajectory as thin lines. `quantity`: what to
+    draw of simulations, `error` or `test_error`; default: `test_error` for real inputs. The time
+    axis is logarithmic (t = 0 is left out) unless times span less than a factor of 20. Returns the
+    Axes.
+    """
+    ax = _axes(ax, figsize=(6.4, 4.2))
+    if labels is not None and len(labels) != len(trajectories):
+        raise ValueError(f"`labels` must have {len(trajectories)} entries, got {len(labels)}")
+    low, high, first, last = np.inf, -np.inf, np.inf, 0.0
+    simulated = 0
+    for i, trajectory in enumerate(trajectories):
+        times = np.ravel(trajectory.times)[-trajectory.error.shape[-1] :]
+        first, last = min(first, times[times > 0].min(initial=np.inf)), max(last, times[-1])
+        name = trajectory.source if labels is None else labels[i]
+        if trajectory.source == "theory":
+            curves = np.asarray(trajectory.error).reshape(-1, len(times))
+            for j, curve in enumerate(curves):
+                ax.plot(times, curve, color=_COLOURS[0], lw=1.8, alpha=max(0.15, len(curves) ** -0.5),
+                        zorder=2, label=name if j == 0 else None)  # fmt: skip
+            values = curves
+        else:
+            real = "real" in trajectory.source
+            values = np.asarray(getattr(trajectory, quantity or ("test_error" if real else "error")))
+            runs = values.shape[0]
+            spread = values.std(axis=0, ddof=1) / runs**0.5 if runs > 1 else None
+            simulated += 1
+            colour = _COLOURS[1 + (simulated - 1) % 4]
+            ax.errorbar(times, values.mean(axis=0), spread, color=colour, mfc="white", mew=1.2,
+                        fmt=_MARKERS[simulated % 5 - 1], ms=4.5, lw=1.0, zorder=3,
+                        label=f"{name}, {runs} runs")  # fmt: skip
+            values = values.mean(axis=0)
+        low, high = min(low, np.nanmin(values)), max(high, np.nanmax(values))
+    if last > 20.0 * first:
+        ax.set_xscale("log")
+        ax.set_xlim(first, last)
+    pca = trajectories[0].pca_levels() if levels and trajectories else None
+    if pca is not None:
+        low, high = min(low, pca[-1]), max(high, pca[-1])
+    logarithmic = low > 0 and high > 20.0 * low
+    if logarithmic:
+        ax.set_yscale("log")
+        margin = (high / low) ** 0.05
+        ax.set_ylim(low / margin, high * margin)
+    else:
+        margin = 0.05 * (high - low or 1.0)
+        ax.set_ylim(low - margin, high + margin)
+    if pca is not None:
+        _draw_levels(ax, pca)
+    ax.set_xlabel("time  t = steps / D")
+    ax.set_ylabel("generalisation error  ‖x − x̂‖² / 2D")
+    if trajectories:
+        ax.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    return ax
+
+
+def _draw_levels(ax: Any, pca: np.ndarray) -> None:
+    """PCA levels as thin lines; their ranks at the right edge where there is room."""
+    transform = ax.transData
+    taken = -np.inf
+    for rank in range(len(pca) - 1, -1, -1):  # the level of rank K is always named
+        if not ax.get_ylim()[0] <= pca[rank] <= ax.get_ylim()[1]:
+            continue
+        ax.axhline(pca[rank], color="0.55", lw=0.7, ls=(0, (4, 3)), zorder=1)
+        height = transform.transform((ax.get_xlim()[1], pca[rank]))[1]
+        if height - taken > 0.14 * ax.figure.dpi:
+            ax.annotate(f"PCA {rank}", (1.0, pca[rank]), xycoords=("axes fraction", "data"),
+                        xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
+                        color="0.35", annotation_clip=False)  # fmt: skip
+            taken = height
+
+
+def plot_order_parameters(trajectory: Trajectory, axes: Any = None) -> Any:
+    """Draw the entries of Q1, R1, T1 and T0 against time in four panels.
+
+    Diagonal entries are solid, the others faint; runs of a simulation are averaged. `axes`: four
+    Axes, or None for a new 2 × 2 figure. Returns them as an array.
+    """
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        axes = plt.subplots(2, 2, figsize=(8.0, 5.6), sharex=True, layout="constrained")[1]
+    panels = np.ravel(axes)
+    times = np.ravel(trajectory.times)[-trajectory.error.shape[-1] :]
+    positive = times[times > 0]
+    formulas = ("W Ω Wᵀ / D", "V Ω Wᵀ / D$^{3/2}$", "V Ω Vᵀ / D²", "V Vᵀ / D")
+    for ax, name, formula in zip(panels, ("Q1", "R1", "T1", "T0"), formulas, strict=True):
+        values = np.asarray(getattr(trajectory, name))
+        values = values.reshape(-1, *values.shape[-3:]).mean(axis=0)
+        for k in range(values.shape[-1]):
+            for m in range(values.shape[-1]):
+                colour = _COLOURS[0] if k == m else _COLOURS[4]
+                ax.plot(times, values[:, k, m], color=colour, lw=1.5 if k == m else 0.7,
+                        alpha=0.9 if k == m else 0.6)  # fmt: skip
+        if positive.size and times[-1] > 20.0 * positive[0]:
+            ax.set_xscale("log")
+            ax.set_xlim(positive[0], times[-1])
+        ax.set_title(f"{name} = {formula}", fontsize=10)
+    for ax in panels[2:]:
+        ax.set_xlabel("time  t = steps / D")
+    return axes
+
+
+def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
+    """Draw eigenvalues against rank, spikes apart from the bulk and its bins; returns the Axes."""
+    ax = _axes(ax, figsize=(6.4, 4.2))
+    count = len(spectrum.spikes)
+    values = np.sort(np.asarray(spectrum.eigenvalues()))[::-1]
+    rank = np.arange(1, len(values) + 1)
+    positive = values > 0
+    ax.plot(rank[positive], values[positive], ".", color="0.6", ms=4, label=f"{len(values)} eigenvalues")
+    ax.plot(rank[:count], np.sort(np.asarray(spectrum.spikes) * spectrum.dim)[::-1], "o", mfc="white",
+            color=_COLOURS[1], ms=4.5, label=f"{count} spikes")  # fmt: skip
+    if len(spectrum.bulk):
+        edges = count + np.cumsum([0, *spectrum.multiplicity])
+        shown = np.asarray(spectrum.bulk) > 0
+        ax.hlines(np.asarray(spectrum.bulk)[shown], (edges[:-1] + 1)[shown], edges[1:][shown],
+                  color=_COLOURS[0], lw=2.0, label=f"{len(spectrum.bulk)} bulk bins")  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("rank")
+    zeros = int(np.sum(~positive))
+    ax.set_ylabel("eigenvalue ρ" + (f"  ({zeros} of 0 not shown)" if zeros else ""))
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,227 @@
+"""The shell, as a newcomer and as a script would use it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import odeae
+from odeae import cli
+
+SMALL = ["--spikes", "1,0.6", "--dim", "100", "--hidden", "2", "--end", "2"]
+
+
+@pytest.fixture
+def shell(capsys, monkeypatch, tmp_path):
+    """Run a command in this process; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_start_jax", lambda: None)  # conftest has set the same
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["odeae", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_predict_prints_saves_and_plots(shell, tmp_path):
+    code, out, err = shell("predict", *SMALL, "-o", "a.nc", "--plot", "a.png")
+    assert code == 0, err
+    assert "status   ok" in out
+    assert "wrote a.nc, a.png" in out
+    spectrum = odeae.Spectrum.spiked([1, 0.6], dim=100)
+    problem = odeae.Problem(spectrum, odeae.Autoencoder(2), odeae.SGD())
+    expected = odeae.predict(problem, odeae.random_state(problem), odeae.log_times(2.0, 200))
+    np.testing.assert_array_equal(odeae.load("a.nc").error, expected.error)
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_json_is_one_object_and_nothing_else(shell):
+    code, out, _ = shell("predict", *SMALL, "--json", "--times", "0,1,2")
+    result = json.loads(out)
+    assert code == 0
+    assert result["status"] == "ok"
+    assert result["times"] == [0, 1, 2]
+    assert result["error"][0] > result["error"][-1] > result["pca_errors"][-1]
+
+
+def test_flags_override_toml(shell, tmp_path):
+    (tmp_path / "c.toml").write_text(
+        "[spectrum]\nspikes = [1.0, 0.6]\ndim = 100\n[autoencoder]\nhidden = 2\n"
+        "[rule]\nlr = 0.5\n[times]\ntimes = [0, 1]\n[simulate]\nruns = 3\n"
+    )
+    _, from_toml, _ = shell("predict", "c.toml", "--json")
+    _, from_flags, _ = shell("predict", *SMALL, "--times", "0,1", "--lr", "0.5", "--json")
+    _, overridden, _ = shell("predict", "c.toml", "--lr", "1.0", "--json")
+    assert json.loads(from_toml) == json.loads(from_flags)
+    assert json.loads(overridden)["error"][1] < json.loads(from_toml)["error"][1]
+
+
+def test_simulate_stops_and_resumes_exactly(shell):
+    shell("simulate", *SMALL, "--runs", "2", "--times", "0,1", "-o", "half.nc")
+    code, out, err = shell(
+        "simulate", *SMALL, "--times", "0,1,2", "--resume", "half.nc", "-o", "rest.nc"
+    )
+    assert code == 0, err
+    assert "2 runs" in out
+    shell("simulate", *SMALL, "--runs", "2", "--times", "0,1,2", "-o", "whole.nc")
+    rest, whole = odeae.load("rest.nc"), odeae.load("whole.nc")
+    np.testing.assert_array_equal(rest.error[:, -1], whole.error[:, -1])
+
+
+def test_compare_states_a_verdict_and_keeps_both_curves(shell):
+    code, out, err = shell("compare", *SMALL, "--runs", "4", "--count", "6", "-o", "both.nc")
+    assert code == 0, err
+    assert "agrees" in out
+    both = [odeae.load("both.nc", group=name) for name in ("theory", "runs")]
+    np.testing.assert_array_equal(both[0].times, both[1].times)
+    with pytest.raises(ValueError, match="group"):
+        odeae.load("both.nc")
+
+
+def test_spectrum_and_real_inputs(shell, tmp_path):
+    x = np.random.default_rng(0).normal(size=(400, 20)) * np.linspace(2, 0.1, 20)
+    np.save(tmp_path / "x.npy", x)
+    code, out, err = shell("spectrum", "x.npy", "--plot", "s.png")
+    assert code == 0, err
+    assert "wrote s.png" in out
+    result = json.loads(shell("spectrum", "x.npy", "--json")[1])
+    rho = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+    np.testing.assert_allclose(result["eigenvalues"], rho, rtol=1e-10)
+    code, out, err = shell(
+        "compare", "--data", "x.npy", "--inputs", "data", "--runs", "3", "--end", "1", "--count", "5"
+    )
+    assert code == 0, err
+    assert "`test_error` of 3 runs of real inputs" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict"], "exactly one of --spikes"),
+        (["predict", "--spikes", "1", "--power-law", "1", "--dim", "9"], "--spikes and --power-law"),
+        (["predict", "--spikes", "1,x", "--dim", "9"], "`spikes` must be numbers such as"),
+        (["predict", "--spikes", "1"], "--spikes needs --dim"),
+        (["predict", "--spikes", "-1", "--dim", "9"], "`spikes` must not be negative, got -1"),
+        (["predict", "--spikes", "nan", "--dim", "9"], "`spikes` must be finite, got nan"),
+        (["predict", "--spikes", "1", "--dim", "2"], "`hidden` must be at most the number of modes, 2"),
+        (["predict", *SMALL, "--hidden", "0"], "`hidden` must be at least 1, got 0"),
+        (["predict", *SMALL, "--lr", "0"], "`lr` must be positive, got 0"),
+        (["predict", *SMALL, "--lr-bias", "-1"], "`lr_bias` must be zero or positive, got -1"),
+        (["predict", *SMALL, "--lr-encoder", "inf"], "`lr_encoder` must be finite"),
+        (["predict", *SMALL, "--times", "0,2,1"], "`times` must increase, got 1 after 2"),
+        (["predict", *SMALL, "--times", "-1,2"], "`times` must not be negative, got -1"),
+        (["predict", *SMALL, "--times", ""], "`times` must hold at least one time"),
+        (["predict", *SMALL, "--activation", "rleu"], "did you mean 'relu'"),
+        (["predict", *SMALL, "-o", "no/where.nc"], "output folder 'no' does not exist"),
+        (["predict", *SMALL, "--plot", "a.gif"], "`plot` must end in one of .png"),
+        (["predict", *SMALL, "--max-steps", "3"], "max_steps"),
+        (["predict", "none.toml"], "no file 'none.toml'"),
+        (["simulate", *SMALL, "--inputs", "data"], "--inputs data needs --data"),
+        (["simulate", *SMALL, "--inputs", "gausian"], "did you mean 'gaussian'"),
+        (["spectrum", "none.npy"], "no file 'none.npy'"),
+        (["spectrum", "x.mat"], "no file"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(shell, tmp_path, words, message):
+    code, out, err = shell(*words)
+    assert code == 1
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[spectrum\n", "as TOML"),
+        ("[spectum]\n", "did you mean 'spectrum'"),
+        ("[rule]\nweight_decy = 1\n", "did you mean 'weight_decay'"),
+        ("[rule]\nlr = 'fast'\n", "`lr` in [rule] must be a number, got 'fast'"),
+        ("[autoencoder]\nhidden = 2.5\n", "`hidden` in [autoencoder] must be a whole number"),
+        ("lr = 1\n", "unknown section"),
+    ],
+)
+def test_bad_toml_is_one_line(shell, tmp_path, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    code, _, err = shell("predict", "c.toml")
+    assert code == 1
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: np.array([[1.0, np.nan], [0, 1], [2, 3]]), "`x` must be finite, got nan in row 0"),
+        (lambda: np.ones((1, 3)), "at least two rows, got 1"),
+        (lambda: np.ones(3), "must have shape (rows, dim), got shape (3,)"),
+    ],
+)
+def test_bad_data_files_are_one_line(shell, tmp_path, make, message):
+    np.save(tmp_path / "x.npy", make())
+    code, _, err = shell("predict", "--data", "x.npy", "-o", "a.nc")
+    assert code == 1
+    assert message in err
+    assert not (tmp_path / "a.nc").exists()
+
+
+def test_existing_output_needs_overwrite(shell, tmp_path):
+    (tmp_path / "a.nc").write_text("precious")
+    code, _, err = shell("predict", *SMALL, "-o", "a.nc")
+    assert code == 1
+    assert "--overwrite" in err
+    assert (tmp_path / "a.nc").read_text() == "precious"
+    assert shell("predict", *SMALL, "-o", "a.nc", "--overwrite")[0] == 0
+
+
+def test_help_names_every_flag_and_starts_without_jax(tmp_path):
+    code = "import sys, odeae.cli as c; sys.argv = ['odeae', 'compare', '--help']\n"
+    code += "try: c.main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
+    environment = os.environ | {"COLUMNS": "160"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    from odeae import config
+
+    for setting in config.ALL:
+        assert f"--{setting.name}" in result.stdout
+
+
+@pytest.mark.slow
+def test_demo_makes_a_figure_a_file_and_a_table(shell, tmp_path):
+    pytest.importorskip("skimage")
+    code, out, err = shell("demo", "--runs", "4")
+    assert code == 0, err
+    _check_demo(tmp_path / "demo", out)
+
+
+def test_demo_at_its_quick_size(shell, tmp_path):
+    code, out, err = shell("demo", "--runs", "2", "--end", "2")
+    assert code == 0, err
+    _check_demo(tmp_path / "demo", out)
+    assert shell("demo")[0] == 1  # results exist
+
+
+def _check_demo(folder, out):
+    assert (folder / "demo.png").read_bytes()[:4] == b"\x89PNG"
+    theory, gaussian, real = (
+        odeae.load(folder / "demo.nc", group=name) for name in ("theory", "gaussian", "real")
+    )
+    assert theory.problem.spectrum.dim == 1024
+    check = odeae.compare(theory, gaussian)
+    assert check.agrees
+    assert abs(check.deviation[0]) < 1e-4  # binning alone
+    assert "patches, held out" in out
+    assert real.test_error.shape == gaussian.error.shape

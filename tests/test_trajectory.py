@@ -1,0 +1,186 @@
+"""Printing, xarray, files and plots of trajectories."""
+
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import odeae
+
+DIM = 100
+
+
+@pytest.fixture(scope="module")
+def problem():
+    spectrum = odeae.Spectrum.spiked([1.0, 0.6], dim=DIM, bulk=1.0)
+    return odeae.Problem(spectrum, odeae.Autoencoder(2, bias=True), odeae.SGD(weight_decay=0.01))
+
+
+@pytest.fixture(scope="module")
+def curves(problem):
+    state = odeae.random_state(problem, 0.3, 0.3, seed=1)
+    runs = odeae.simulate(problem, state, odeae.log_times(5.0, 12, dim=DIM), runs=3)
+    return {"theory": odeae.predict(problem, state, runs.times, densities=True), "runs": runs}
+
+
+@pytest.fixture(scope="module")
+def lanes(problem):
+    def curve(lr):
+        rule = odeae.SGD(lr)
+        moved = odeae.Problem(problem.spectrum, problem.autoencoder, rule)
+        return odeae.predict(moved, odeae.random_state(moved), jnp.array([0.0, 1.0, 5.0]))
+
+    return jax.vmap(curve)(jnp.array([0.5, 1.0]))
+
+
+@pytest.mark.parametrize("name", ["theory", "runs"])
+def test_a_saved_trajectory_comes_back_equal(curves, name, tmp_path):
+    curves[name].save(tmp_path / "x.nc")
+    assert eqx.tree_equal(odeae.load(tmp_path / "x.nc"), curves[name]) is True
+
+
+def test_lanes_come_back_equal(lanes, tmp_path):
+    lanes.save(tmp_path / "x.nc")
+    back = odeae.load(tmp_path / "x.nc")
+    np.testing.assert_array_equal(back.error, lanes.error)
+    np.testing.assert_array_equal(back.problem.rule.lr, [0.5, 1.0])
+    assert back.to_xarray()["Q1"].dims == ("lane", "time", "k", "l")
+
+
+def test_quadrature_activations_survive_a_file_only_if_they_have_a_name(tmp_path, problem):
+    def curve(activation):
+        network = odeae.Autoencoder(2, activation)
+        own = odeae.Problem(problem.spectrum, network, odeae.SGD())
+        return odeae.predict(own, odeae.random_state(own), [0.0, 0.1])
+
+    curve(odeae.Quadrature(jnp.tanh, q_max=10.0)).save(tmp_path / "tanh.nc")
+    back = odeae.load(tmp_path / "tanh.nc").problem.autoencoder.activation
+    assert back == odeae.Quadrature(jnp.tanh, q_max=10.0)
+    own = odeae.Quadrature(jax.nn.softplus, q_max=10.0)
+    curve(own).save(tmp_path / "own.nc")
+    with pytest.raises(ValueError, match="activation=odeae.Quadrature"):
+        odeae.load(tmp_path / "own.nc")
+    assert odeae.load(tmp_path / "own.nc", activation=own).problem.autoencoder.activation == own
+
+
+def test_resuming_from_a_file_equals_going_on(curves, problem, tmp_path):
+    curves["runs"].save(tmp_path / "runs.nc")
+    saved = odeae.load(tmp_path / "runs.nc")
+    times = [5.5, 6.0]
+    from_file = odeae.simulate(saved.problem, None, times, weights=saved.weights)
+    direct = odeae.simulate(problem, None, times, weights=curves["runs"].weights)
+    np.testing.assert_array_equal(from_file.error, direct.error)
+
+
+def test_the_dataset_has_the_contract_names_dims_and_configuration(curves):
+    data = curves["runs"].to_xarray()
+    assert data["error"].dims == ("run", "time")
+    for name in ("Q1", "R1", "T1", "T0"):
+        assert data[name].dims == ("run", "time", "k", "l")
+        parts = data[f"{name}_spikes"] + data[f"{name}_bulk"]
+        np.testing.assert_array_equal(data[name], parts)
+    assert data["time"].attrs["units"] == "steps/D"
+    config = json.loads(data.attrs["problem"])
+    assert config["rule"]["weight_decay"] == 0.01
+    assert config["hidden"] == 2
+    assert curves["theory"].to_xarray()["q_bulk"].dims == ("time", "bin", "k", "l")
+
+
+def test_order_parameters_follow_their_definition(curves, problem):
+    """R1[k, l] = v_k Ω w_l/D^{3/2}: not its transpose."""
+    runs = curves["runs"]
+    W, V, _ = runs.weights.weights
+    omega = problem.spectrum.eigenvalues()
+    expected = np.einsum("rkd,d,rld->rkl", V, omega, W) / DIM**1.5
+    np.testing.assert_allclose(runs.R1[:, -1], expected, rtol=1e-12, atol=1e-14)
+    expected = np.einsum("rkd,rld->rkl", V, V) / DIM
+    np.testing.assert_allclose(runs.T0[:, -1], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_print_answers_the_first_questions(curves, lanes, problem):
+    text = str(curves["theory"])
+    assert f"{curves['theory'].error[-1]:.6g}" in text
+    assert f"{problem.spectrum.pca_error(2):.6g} at rank 2" in text
+    assert "status   ok" in text
+    assert "3 runs" in str(curves["runs"])
+    assert "2 lanes" in str(lanes)
+
+
+def test_print_says_why_a_solve_stopped(problem):
+    state = odeae.random_state(problem)
+    part = odeae.predict(problem, state, [0.0, 0.1, 1000.0], max_steps=20, throw=False)
+    assert "max_steps" in str(part)
+    assert np.isnan(part.error[-1])
+    assert np.isfinite(part.error[:2]).all()
+
+
+def test_files_are_whole_or_not_there(curves, tmp_path, monkeypatch):
+    import xarray
+
+    path = tmp_path / "x.nc"
+    curves["theory"].save(path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        curves["theory"].save(path)
+
+    def interrupted(self, target, **kwargs):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xarray.Dataset, "to_netcdf", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        curves["theory"].save(path, overwrite=True)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        curves["theory"].save(tmp_path / "missing" / "x.nc")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        curves["theory"].save(tmp_path)
+
+
+def test_load_says_what_is_wrong_with_a_file(tmp_path, curves):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        odeae.load(tmp_path / "none.nc")
+    (tmp_path / "text.nc").write_text("not netCDF")
+    with pytest.raises(ValueError, match="can't read"):
+        odeae.load(tmp_path / "text.nc")
+    curves["theory"].to_xarray()[["error"]].drop_attrs().to_netcdf(
+        tmp_path / "other.nc", engine="h5netcdf"
+    )
+    with pytest.raises(ValueError, match="no odeae trajectory"):
+        odeae.load(tmp_path / "other.nc")
+
+
+def test_log_times_are_increasing_whole_steps():
+    times = odeae.log_times(10.0, 50, dim=30)
+    assert times[0] == 0.0
+    assert times[-1] == 10.0
+    assert np.all(np.diff(times) > 0)
+    np.testing.assert_allclose(times * 30, np.round(times * 30), atol=1e-12)
+    with pytest.raises(ValueError, match="`end` must be positive, got -1"):
+        odeae.log_times(-1.0)
+    with pytest.raises(ValueError, match="`start` must be below `end`"):
+        odeae.log_times(1.0, start=2.0)
+
+
+def test_plots_show_what_they_claim(curves, lanes):
+    ax = odeae.plot(curves["theory"], curves["runs"])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), curves["theory"].error)
+    points = ax.containers[0].lines[0]
+    np.testing.assert_allclose(points.get_ydata(), curves["runs"].error.mean(axis=0))
+    levels = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(sorted(levels), np.sort(curves["theory"].pca_levels()), rtol=1e-12)
+    assert ax.get_xscale() == "log"
+    figure, own = plt.subplots()
+    assert curves["runs"].plot(ax=own) is own
+    assert lanes.plot(ax=own) is own
+    axes = curves["theory"].plot_order_parameters()
+    assert axes.shape == (2, 2)
+    np.testing.assert_array_equal(axes[0, 1].lines[1].get_ydata(), curves["theory"].R1[:, 0, 1])
+    with pytest.raises(ValueError, match="`labels` must have 1 entries"):
+        odeae.plot(curves["theory"], labels=[])
+    plt.close("all")
