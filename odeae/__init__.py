@@ -48,7 +48,7 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 
 __version__ = "0.1.0"
-__all__ = [  # noqa: F822 (imported at first use)
+__all__ = [
     "I2",
     "I3",
     "I21",

@@ -55,11 +55,11 @@ class AbstractActivation(eqx.Module):
         """Return g'(x)."""
 
     @abc.abstractmethod
-    def slopes(self, q, b):
-        """Return (c, c_q, c_b) of single neurons with variances q (K,) and biases b (K,) or None."""
+    def slopes(self, q, b) -> tuple[Real, ...]:
+        """Return (c, c_q, c_b) of neurons with variances q (K,) and biases b (K,) or None."""
 
     @abc.abstractmethod
-    def pairs(self, p: Pairs):
+    def pairs(self, p: Pairs) -> tuple[Real, ...]:
         """Return (G, P, S, B) of all pairs, each of shape (K, K)."""
 
     @in_float64
@@ -75,7 +75,7 @@ class AbstractActivation(eqx.Module):
         self.check_variance(jnp.diagonal(Q))
         return _averages(self, Q, b)
 
-    def check_variance(self, q):  # noqa: B027 (closed forms hold for every variance)
+    def check_variance(self, q) -> None:
         """Raise `ValueError` if a concrete variance is beyond what this activation resolves."""
 
     def resolves(self, q: Float[Real, " hidden"]):
@@ -115,7 +115,7 @@ class Erf(AbstractActivation):
         v1, v2 = 1.0 + q1, 1.0 + q2
         # (1+q1)(1+q2) − q12², a sum of positive terms
         root = jnp.sqrt(1.0 + q1 + q2 + jnp.maximum(det2(q1, q12, q12, q2), 0.0))
-        if b1 is None:
+        if b1 is None or b2 is None:
             P = (2.0 / np.pi) / root
             return (2.0 / np.pi) * jnp.arctan2(q12, root), P, -q12 * P / v1, jnp.zeros_like(P)
         s1, s2 = jnp.sqrt(v1), jnp.sqrt(v2)
@@ -159,7 +159,7 @@ class ReLU(AbstractActivation):
         s1, s2 = safe_sqrt(q1), safe_sqrt(q2)
         root = safe_sqrt(det2(q1, q12, q12, q2))  # s1 s2 sin θ
         theta = angle(root, q12)
-        if b1 is None:
+        if b1 is None or b2 is None:
             P = 0.5 - theta / (2.0 * np.pi)
             S = safe_ratio(root, q1) / (2.0 * np.pi)
             B = (s2 + safe_ratio(q12, s1)) / np.sqrt(8.0 * np.pi)
@@ -195,7 +195,7 @@ class Linear(AbstractActivation):
     def pairs(self, p):
         """G = q12 + b1 b2, P = 1, S = 0, B = b2."""
         one, zero = jnp.ones_like(p.q12), jnp.zeros_like(p.q12)
-        if p.b1 is None:
+        if p.b1 is None or p.b2 is None:
             return p.q12, one, zero, zero
         return p.q12 + p.b1 * p.b2, one, zero, p.b2 * one
 
@@ -248,7 +248,7 @@ class Quadrature(AbstractActivation):
 
         def at(nodes):
             z, weight = nodes
-            x = safe_sqrt(q)[:, None] * z + (0.0 if b is None else b[:, None])
+            x = safe_sqrt(q)[:, None] * z[None, :] + (0.0 if b is None else b[:, None])
             _, g1, g2, g3 = (f(x) @ weight for f in _derivatives(self.fn, 3))
             return g1, 0.5 * g3, g2
 
@@ -269,8 +269,8 @@ class Quadrature(AbstractActivation):
             def row(neuron):  # one neuron 1 against all neurons 2
                 s1, mean, deviation, b1 = neuron
                 g, g1, g2 = (f(s1 * z + b1) for f in _derivatives(self.fn, 2))
-                inner = (deviation[:, None] * z)[:, None, :] + (mean[:, None] * z)[:, :, None]
-                x2 = inner + biases[:, None, None]
+                x2 = jnp.outer(deviation, z)[:, None, :] + jnp.outer(mean, z)[:, :, None]
+                x2 = x2 + biases[:, None, None]
                 f, f1 = (h(x2) @ weight for h in _derivatives(self.fn, 1))
                 return f @ (weight * g), f1 @ (weight * g1), f @ (weight * g2), f @ (weight * g1)
 

@@ -26,7 +26,8 @@ Config = Annotated[
     str | None, typer.Argument(metavar="[CONFIG.toml]", help="Settings; flags override them.")
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object, for scripts.", rich_help_panel="output")
+    bool,
+    typer.Option("--json", help="Print one JSON object, for scripts.", rich_help_panel="output"),
 ]
 
 
@@ -42,7 +43,7 @@ def _command(*tables: list[config.Setting]) -> Callable:
             path, as_json = given.pop("config_file"), given.pop("as_json")
             function(config.read(path, settings, given), as_json)
 
-        parameters = [("config_file", Config, None)]
+        parameters: list[tuple[str, Any, Any]] = [("config_file", Config, None)]
         for s in settings:
             text = s.help if s.default in (None, False) else f"{s.help} [dim]\\[{s.default}][/]"
             flag = f"--{s.name}/--no-{s.name}" if s.type is bool else f"--{s.name}"
@@ -54,7 +55,9 @@ def _command(*tables: list[config.Setting]) -> Callable:
         parameters.append(("as_json", Json, False))
         command.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
             [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+                )
                 for name, kind, default in parameters
             ]
         )
@@ -116,10 +119,10 @@ def _table(title: str, columns: dict[str, list[str]]) -> None:
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _some(times: Any, most: int = 9) -> list[int]:
@@ -377,7 +380,9 @@ def spectrum(
                 "rank": [str(i + 1) for i in rows],
                 "ρ": [f"{rho[i]:.5g}" for i in rows],
                 "ρ/D": [f"{rho[i] / values.dim:.5g}" for i in rows],
-                "share of variance": [f"{100 * rho[: i + 1].sum() / rho.sum():.1f} %" for i in rows],
+                "share of variance": [
+                    f"{100 * rho[: i + 1].sum() / rho.sum():.1f} %" for i in rows
+                ],
                 "PCA error": [f"{levels[i + 1]:.5g}" for i in rows],
             },
         )
@@ -394,7 +399,9 @@ def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results.")] = "demo",
     runs: Annotated[int, typer.Option(help="Runs per kind of input.")] = 4,
     end: Annotated[float, typer.Option(help="Last time, in steps/D.")] = 200.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace earlier results.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The main job on real input: 32×32 patches of photographs, K = 8, erf.
@@ -430,7 +437,7 @@ def demo(
     state = random_state(problem)
     times = log_times(end, 40, start=end / 1000.0, dim=problem.spectrum.dim)
     theory = predict_(problem, state, times)
-    curves = {"theory": theory}
+    curves: dict[str | None, Any] = {"theory": theory}
     for name, data in (("gaussian", None), ("real", patches)):
         curves[name] = simulate_(
             problem, state, times, runs=runs, data=data, test_samples=1000, progress=_bar()
@@ -441,14 +448,16 @@ def demo(
         "patches, held out": compare_(theory, curves["real"]),
         "patches, by formula": compare_(theory, curves["real"], "error"),
     }
-    save_all(archive, dict(curves), overwrite)
+    save_all(archive, curves, overwrite)
     labels = [
         "theory, from the spectrum",
         "SGD, Gaussian inputs of the same covariance",
         "SGD, the patches themselves (test error)",
     ]
     axes = plot(*curves.values(), labels=labels)
-    axes.set_title(f"Photographs, 32×32 patches: D = {problem.spectrum.dim}, K = 8, erf", fontsize=10)
+    axes.set_title(
+        f"Photographs, 32×32 patches: D = {problem.spectrum.dim}, K = 8, erf", fontsize=10
+    )
     _save_figure(axes, picture, overwrite)
     if as_json:
         _dump(
@@ -478,7 +487,8 @@ def demo(
             "verdict": [c.verdict for c, _ in each],
         },
     )
-    print(f"theory at the end: {theory.error[-1]:.4f}, PCA error of rank 8: {theory.pca_levels()[-1]:.4f}")
+    levels = problem.spectrum.pca_errors(8)
+    print(f"theory at the end: {theory.error[-1]:.4f}, PCA error of rank 8: {levels[-1]:.4f}")
     print(f"wrote {picture}, {archive}")
 
 

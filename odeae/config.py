@@ -133,10 +133,10 @@ def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
 def _typed(setting: Setting, value: Any, path: Path) -> Any:
     if isinstance(value, list) and setting.metavar == "LIST":
         return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool)
     good = {
-        int: number and float(value).is_integer(),
-        float: number,
+        int: whole,
+        float: whole or isinstance(value, float),
         bool: isinstance(value, bool),
         str: isinstance(value, str),
     }[setting.type]

@@ -92,6 +92,10 @@ def angle(sine: Float[Real, "..."], cosine: Float[Real, "..."]) -> Float[Real, "
     return jnp.where(null, np.pi / 2, jnp.arctan2(jnp.where(null, 1.0, sine), cosine))
 
 
+def _outer(x, nodes):
+    return x[..., None] * nodes.reshape((1,) * x.ndim + (-1,))
+
+
 def _owens_t(h, y):
     """Owen's T(h, y/h) = (1/2π) ∫₀^{y/h} exp(−h²(1+x²)/2)/(1+x²) dx for h, y ≥ 0.
 
@@ -100,7 +104,7 @@ def _owens_t(h, y):
     """
     small, large = jnp.minimum(h, y), jnp.maximum(h, y)
     slope = small / jnp.where(large > 0, large, 1.0)
-    x = slope[..., None] * _NODES
+    x = _outer(slope, _NODES)
     integrand = jnp.exp(-0.5 * jnp.square(large)[..., None] * (1.0 + x * x)) / (1.0 + x * x)
     t = slope * (integrand @ _WEIGHTS) / (2.0 * np.pi)
     swapped = 0.5 * (ndtr(h) * ndtr(-y) + ndtr(y) * ndtr(-h)) - t
@@ -120,7 +124,7 @@ def bvn_excess(h, k, arcsin_r, h_given_k, k_given_h):
     """
     weak = jnp.abs(jnp.sin(arcsin_r)) < _PLACKETT_LIMIT
 
-    psi = jnp.where(weak, arcsin_r, 0.0)[..., None] * _NODES
+    psi = _outer(jnp.where(weak, arcsin_r, 0.0), _NODES)
     sin, cos2 = jnp.sin(psi), jnp.square(jnp.cos(psi))
     h_, k_ = h[..., None], k[..., None]
     # (h² + k² − 2 h k sin ψ) without cancellation
@@ -171,6 +175,10 @@ def bvn_cdf(
     h, k = jnp.clip(h, -_FAR, _FAR), jnp.clip(k, -_FAR, _FAR)  # ±∞ without ∞ − ∞
     o = safe_sqrt((1.0 - r) * (1.0 + r))
     excess = bvn_excess(
-        h, k, 0.5 * np.pi - angle(o, r), safe_ratio(det2(h, k, r, 1.0), o), safe_ratio(det2(k, h, r, 1.0), o)
+        h,
+        k,
+        0.5 * np.pi - angle(o, r),
+        safe_ratio(det2(h, k, r, 1.0), o),
+        safe_ratio(det2(k, h, r, 1.0), o),
     )
     return jnp.where(jnp.abs(r) <= 1.0, ndtr(h) * ndtr(k) + excess, jnp.nan)

@@ -47,19 +47,38 @@ def plot(
         if trajectory.source == "theory":
             curves = np.asarray(trajectory.error).reshape(-1, len(times))
             for j, curve in enumerate(curves):
-                ax.plot(times, curve, color=_COLOURS[0], lw=1.8, alpha=max(0.15, len(curves) ** -0.5),
-                        zorder=2, label=name if j == 0 else None)  # fmt: skip
+                ax.plot(
+                    times,
+                    curve,
+                    color=_COLOURS[0],
+                    lw=1.8,
+                    alpha=max(0.15, len(curves) ** -0.5),
+                    zorder=2,
+                    label=name if j == 0 else None,
+                )
             values = curves
         else:
             real = "real" in trajectory.source
-            values = np.asarray(getattr(trajectory, quantity or ("test_error" if real else "error")))
+            values = np.asarray(
+                getattr(trajectory, quantity or ("test_error" if real else "error"))
+            )
             runs = values.shape[0]
             spread = values.std(axis=0, ddof=1) / runs**0.5 if runs > 1 else None
             simulated += 1
             colour = _COLOURS[1 + (simulated - 1) % 4]
-            ax.errorbar(times, values.mean(axis=0), spread, color=colour, mfc="white", mew=1.2,
-                        fmt=_MARKERS[simulated % 5 - 1], ms=4.5, lw=1.0, zorder=3,
-                        label=f"{name}, {runs} runs")  # fmt: skip
+            ax.errorbar(
+                times,
+                values.mean(axis=0),
+                spread,
+                color=colour,
+                mfc="white",
+                mew=1.2,
+                fmt=_MARKERS[simulated % 5 - 1],
+                ms=4.5,
+                lw=1.0,
+                zorder=3,
+                label=f"{name}, {runs} runs",
+            )
             values = values.mean(axis=0)
         low, high = min(low, np.nanmin(values)), max(high, np.nanmax(values))
     if last > 20.0 * first:
@@ -95,9 +114,17 @@ def _draw_levels(ax: Any, pca: np.ndarray) -> None:
         ax.axhline(pca[rank], color="0.55", lw=0.7, ls=(0, (4, 3)), zorder=1)
         height = transform.transform((ax.get_xlim()[1], pca[rank]))[1]
         if height - taken > 0.14 * ax.figure.dpi:
-            ax.annotate(f"PCA {rank}", (1.0, pca[rank]), xycoords=("axes fraction", "data"),
-                        xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
-                        color="0.35", annotation_clip=False)  # fmt: skip
+            ax.annotate(
+                f"PCA {rank}",
+                (1.0, pca[rank]),
+                xycoords=("axes fraction", "data"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7.5,
+                color="0.35",
+                annotation_clip=False,
+            )
             taken = height
 
 
@@ -121,8 +148,13 @@ def plot_order_parameters(trajectory: Trajectory, axes: Any = None) -> Any:
         for k in range(values.shape[-1]):
             for m in range(values.shape[-1]):
                 colour = _COLOURS[0] if k == m else _COLOURS[4]
-                ax.plot(times, values[:, k, m], color=colour, lw=1.5 if k == m else 0.7,
-                        alpha=0.9 if k == m else 0.6)  # fmt: skip
+                ax.plot(
+                    times,
+                    values[:, k, m],
+                    color=colour,
+                    lw=1.5 if k == m else 0.7,
+                    alpha=0.9 if k == m else 0.6,
+                )
         if positive.size and times[-1] > 20.0 * positive[0]:
             ax.set_xscale("log")
             ax.set_xlim(positive[0], times[-1])
@@ -139,14 +171,29 @@ def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
     values = np.sort(np.asarray(spectrum.eigenvalues()))[::-1]
     rank = np.arange(1, len(values) + 1)
     positive = values > 0
-    ax.plot(rank[positive], values[positive], ".", color="0.6", ms=4, label=f"{len(values)} eigenvalues")
-    ax.plot(rank[:count], np.sort(np.asarray(spectrum.spikes) * spectrum.dim)[::-1], "o", mfc="white",
-            color=_COLOURS[1], ms=4.5, label=f"{count} spikes")  # fmt: skip
+    ax.plot(
+        rank[positive], values[positive], ".", color="0.6", ms=4, label=f"{len(values)} eigenvalues"
+    )
+    ax.plot(
+        rank[:count],
+        np.sort(np.asarray(spectrum.spikes) * spectrum.dim)[::-1],
+        "o",
+        mfc="white",
+        color=_COLOURS[1],
+        ms=4.5,
+        label=f"{count} spikes",
+    )
     if len(spectrum.bulk):
         edges = count + np.cumsum([0, *spectrum.multiplicity])
         shown = np.asarray(spectrum.bulk) > 0
-        ax.hlines(np.asarray(spectrum.bulk)[shown], (edges[:-1] + 1)[shown], edges[1:][shown],
-                  color=_COLOURS[0], lw=2.0, label=f"{len(spectrum.bulk)} bulk bins")  # fmt: skip
+        ax.hlines(
+            np.asarray(spectrum.bulk)[shown],
+            (edges[:-1] + 1)[shown],
+            edges[1:][shown],
+            color=_COLOURS[0],
+            lw=2.0,
+            label=f"{len(spectrum.bulk)} bulk bins",
+        )
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("rank")

@@ -2,9 +2,10 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +14,10 @@ T = TypeVar("T")
 
 # Concrete values live as NumPy float64 arrays: a float64 jax array turns into float32 as soon as
 # it is used while x64 is off.
-Real = jax.Array | np.ndarray | np.generic
+if TYPE_CHECKING:
+    Real = Any  # NumPy and JAX arrays share no static type; shapes are checked by the tests
+else:
+    Real = jax.Array | np.ndarray | np.generic
 
 
 def is_traced(tree: Any) -> bool:

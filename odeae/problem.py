@@ -32,7 +32,9 @@ class Autoencoder(eqx.Module):
         self.hidden = whole("hidden", hidden)
         self.activation = _activation(activation)
         if not isinstance(bias, bool | np.bool_):
-            raise ValueError(f"`bias` must be True or False, got {bias!r}; its start is the state's")
+            raise ValueError(
+                f"`bias` must be True or False, got {bias!r}; its start is the state's"
+            )
         self.bias = bool(bias)
 
 
@@ -57,7 +59,9 @@ class Problem(eqx.Module):
     autoencoder: Autoencoder
     rule: AbstractRule
 
-    def __init__(self, spectrum: Spectrum, autoencoder: Autoencoder, rule: AbstractRule | None = None):
+    def __init__(
+        self, spectrum: Spectrum, autoencoder: Autoencoder, rule: AbstractRule | None = None
+    ):
         for name, value, kind in (
             ("spectrum", spectrum, Spectrum),
             ("autoencoder", autoencoder, Autoencoder),

@@ -102,10 +102,10 @@ class SGD(AbstractRule):
         w, u = modes.encoder, modes.decoder
         total = overlaps(modes, rho)
         a = activation.averages(total.Q1, bias)
-        R, T0, rho = jnp.diagonal(total.R1), total.T0, rho[:, None]
-        own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
-        dw = self.lr_encoder * rho * (a.c * u + own * w - w @ (T0 * a.P)) - self.weight_decay * w
-        du = self.lr_decoder * (rho * a.c * w - u @ a.G) - self.weight_decay * u
+        R, T0, rho, c = jnp.diagonal(total.R1), total.T0, rho[:, None], a.c[None, :]
+        own = (2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1))[None, :]
+        dw = self.lr_encoder * rho * (c * u + own * w - w @ (T0 * a.P)) - self.weight_decay * w
+        du = self.lr_decoder * (rho * c * w - u @ a.G) - self.weight_decay * u
         if bias is None:
             return Modes(dw, du), None
         return Modes(dw, du), self.lr_bias * (a.c_b * R - jnp.sum(T0 * a.B, axis=1))
@@ -119,6 +119,6 @@ class SGD(AbstractRule):
         residual = x - hidden @ V
         back = (V @ residual / dim) * activation.slope(field)
         decay = 1.0 - self.weight_decay / dim
-        W = decay * W + (self.lr_encoder / dim) * back[:, None] * (x / np.sqrt(dim))
-        V = decay * V + (self.lr_decoder / dim) * hidden[:, None] * residual
+        W = decay * W + (self.lr_encoder / dim) * jnp.outer(back, x / np.sqrt(dim))
+        V = decay * V + (self.lr_decoder / dim) * jnp.outer(hidden, residual)
         return Weights(W, V, b + (self.lr_bias / dim) * back if trained_bias else b)

@@ -125,26 +125,35 @@ class Trajectory(eqx.Module):
             lines.append(f"  error    {first[0]:.6g} → {final[0]:.6g}")
         else:
             spread = f" (from {np.min(final):.4g} to {np.max(final):.4g})"
-            lines.append(f"  error    {np.mean(first):.6g} → {np.mean(final):.6g} on average{spread}")
+            lines.append(
+                f"  error    {np.mean(first):.6g} → {np.mean(final):.6g} on average{spread}"
+            )
         levels = self.pca_levels()
         if levels is not None:
-            lines.append(f"  PCA      {levels[-1]:.6g} at rank {network.hidden}, {levels[0]:.6g} at rank 0")
+            lines.append(
+                f"  PCA      {levels[-1]:.6g} at rank {network.hidden}, {levels[0]:.6g} at rank 0"
+            )
         codes, stops = np.ravel(self.status), np.ravel(self.stop_time)
         bad = np.flatnonzero(codes != Status.OK)
         if len(bad) == 0:
             lines.append("  status   ok")
         else:
             which = "" if not batch else f"{len(bad)} of {len(codes)} failed, the first "
-            lines.append(f"  status   {which}{Status(int(codes[bad[0]])).message(float(stops[bad[0]]))}")
+            lines.append(
+                f"  status   {which}{Status(int(codes[bad[0]])).message(float(stops[bad[0]]))}"
+            )
         return "\n".join(lines)
 
     def pca_levels(self) -> np.ndarray | None:
         """PCA errors of rank 0 … K, (K + 1,); None for lanes of different spectra."""
         spikes, bulk = self.problem.spectrum.spikes, self.problem.spectrum.bulk
         first = [_first(values, 1) for values in (spikes, bulk)]
-        if not all(np.array_equal(a, np.broadcast_to(b, np.shape(a))) for a, b in zip((spikes, bulk), first, strict=True)):
+        if not all(
+            np.array_equal(a, np.broadcast_to(b, np.shape(a)))
+            for a, b in zip((spikes, bulk), first, strict=True)
+        ):
             return None
-        spectrum = Spectrum(*first, self.problem.spectrum.multiplicity)
+        spectrum = Spectrum(first[0], first[1], self.problem.spectrum.multiplicity)
         return np.asarray(spectrum.pca_errors(self.problem.autoencoder.hidden))
 
     @property
@@ -196,10 +205,20 @@ class Trajectory(eqx.Module):
                     values = getattr(getattr(self.densities, part), name)
                     data[f"{name}_{part}"] = ((*batch, "time", dim, "k", "l"), values)
         if self.weights is not None:
-            for name, dims in (("encoder", ("k", "mode")), ("decoder", ("k", "mode")), ("bias", "k")):
+            for name, dims in (
+                ("encoder", ("k", "mode")),
+                ("decoder", ("k", "mode")),
+                ("bias", "k"),
+            ):
                 values = getattr(self.weights.weights, name)
                 data[f"weights_{name}"] = ((*batch, *dims), values)
-        lumped = {"spikes": "spike", "bulk": "bin", "order": "mode", "given": "mode", "mean": "mode"}
+        lumped = {
+            "spikes": "spike",
+            "bulk": "bin",
+            "order": "mode",
+            "given": "mode",
+            "mean": "mode",
+        }
         for name, dim in lumped.items():
             values = getattr(spectrum, name)
             if values is not None:
@@ -226,7 +245,9 @@ class Trajectory(eqx.Module):
             dataset.attrs |= {"step": self.weights.step, "seed": self.weights.seed}
         return dataset
 
-    def save(self, path: str | os.PathLike, overwrite: bool = False, group: str | None = None) -> None:
+    def save(
+        self, path: str | os.PathLike, overwrite: bool = False, group: str | None = None
+    ) -> None:
         """Write the dataset of `to_xarray` to a netCDF file, whole or not at all.
 
         `group`: save under this name, so that one file can hold several curves (see `save_all`).

@@ -98,7 +98,17 @@ def test_spectrum_and_real_inputs(shell, tmp_path):
     rho = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
     np.testing.assert_allclose(result["eigenvalues"], rho, rtol=1e-10)
     code, out, err = shell(
-        "compare", "--data", "x.npy", "--inputs", "data", "--runs", "3", "--end", "1", "--count", "5"
+        "compare",
+        "--data",
+        "x.npy",
+        "--inputs",
+        "data",
+        "--runs",
+        "3",
+        "--end",
+        "1",
+        "--count",
+        "5",
     )
     assert code == 0, err
     assert "`test_error` of 3 runs of real inputs" in out
@@ -108,12 +118,18 @@ def test_spectrum_and_real_inputs(shell, tmp_path):
     ("words", "message"),
     [
         (["predict"], "exactly one of --spikes"),
-        (["predict", "--spikes", "1", "--power-law", "1", "--dim", "9"], "--spikes and --power-law"),
+        (
+            ["predict", "--spikes", "1", "--power-law", "1", "--dim", "9"],
+            "--spikes and --power-law",
+        ),
         (["predict", "--spikes", "1,x", "--dim", "9"], "`spikes` must be numbers such as"),
         (["predict", "--spikes", "1"], "--spikes needs --dim"),
         (["predict", "--spikes", "-1", "--dim", "9"], "`spikes` must not be negative, got -1"),
         (["predict", "--spikes", "nan", "--dim", "9"], "`spikes` must be finite, got nan"),
-        (["predict", "--spikes", "1", "--dim", "2"], "`hidden` must be at most the number of modes, 2"),
+        (
+            ["predict", "--spikes", "1", "--dim", "2"],
+            "`hidden` must be at most the number of modes, 2",
+        ),
         (["predict", *SMALL, "--hidden", "0"], "`hidden` must be at least 1, got 0"),
         (["predict", *SMALL, "--lr", "0"], "`lr` must be positive, got 0"),
         (["predict", *SMALL, "--lr-bias", "-1"], "`lr_bias` must be zero or positive, got -1"),

@@ -62,7 +62,7 @@ def test_quadrature_activations_survive_a_file_only_if_they_have_a_name(tmp_path
     assert back == odeae.Quadrature(jnp.tanh, q_max=10.0)
     own = odeae.Quadrature(jax.nn.softplus, q_max=10.0)
     curve(own).save(tmp_path / "own.nc")
-    with pytest.raises(ValueError, match="activation=odeae.Quadrature"):
+    with pytest.raises(ValueError, match=r"activation=odeae\.Quadrature"):
         odeae.load(tmp_path / "own.nc")
     assert odeae.load(tmp_path / "own.nc", activation=own).problem.autoencoder.activation == own
 
@@ -175,7 +175,7 @@ def test_plots_show_what_they_claim(curves, lanes):
     levels = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
     np.testing.assert_allclose(sorted(levels), np.sort(curves["theory"].pca_levels()), rtol=1e-12)
     assert ax.get_xscale() == "log"
-    figure, own = plt.subplots()
+    own = plt.subplots()[1]
     assert curves["runs"].plot(ax=own) is own
     assert lanes.plot(ax=own) is own
     axes = curves["theory"].plot_order_parameters()
