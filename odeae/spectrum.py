@@ -105,8 +105,8 @@ class Spectrum(eqx.Module):
         largest_first = jnp.argsort(-values)
         values, counts = values[largest_first], counts[largest_first]
         before = jnp.cumsum(counts) - counts
-        left = counts - jnp.clip(ranks[:, None] - before, 0.0, counts)
-        return 0.5 * jnp.sum(values * left, axis=1)
+        left = jnp.clip((before + counts)[None] - ranks[:, None], 0.0, counts[None])
+        return 0.5 * left @ values
 
     def eigenvalues(self) -> Float[Real, " dim"]:
         """All D eigenvalues ρ in the order as given: `given`, or each bin at its common value."""
@@ -278,11 +278,11 @@ class Spectrum(eqx.Module):
         rest = dim - spikes.shape[0]
         if rest == 0:
             return cls(spikes)
-        # ρ = 1 + γ − 2√γ cos φ turns the law into 2 sin²φ/(πρ) dφ on [0, π]; the trace below φ is
+        # ρ = 1 + γ + 2√γ cos φ turns the law into 2 sin²φ/(πρ) dφ on [0, π]; the trace up to φ is
         # then (φ − sin φ cos φ)/π and the number of modes a sum over 64 points per bin
         phi = np.linspace(0.0, np.pi, 64 * bins + 1)
         middle = 0.5 * (phi[1:] + phi[:-1])
-        density = np.sin(middle) ** 2 / (1.0 + gamma - 2.0 * np.sqrt(gamma) * np.cos(middle))
+        density = np.sin(middle) ** 2 / (1.0 + gamma + 2.0 * np.sqrt(gamma) * np.cos(middle))
         modes = np.concatenate([[0.0], np.cumsum(density)]) / np.sum(density)
         trace = (phi - np.sin(phi) * np.cos(phi)) / np.pi
         positive = max(1, round(rest * min(1.0, 1.0 / gamma)))
@@ -353,7 +353,7 @@ def _power_sums(first: np.ndarray, count: np.ndarray, exponent: Real) -> Real:
     cut = np.clip(64 - first + 1, 0, count)  # terms to be summed one by one
     terms = np.arange(1.0, 65.0)
     inside = (terms >= first[:, None]) & (terms < (first + cut)[:, None])
-    head = jnp.sum(jnp.where(inside, terms**-exponent, 0.0), axis=1)
+    head = inside.astype(float) @ terms**-exponent
     low, high = first + cut - 0.5, first + count - 0.5
     log_ratio, slope = np.log(high / low), 1.0 - exponent
     integral = low**slope * log_ratio * _expm1_ratio(slope * log_ratio)
