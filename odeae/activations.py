@@ -401,7 +401,8 @@ def _views(Q, b):
 @eqx.filter_custom_jvp
 def mean_slope(activation, q, b=None):
     """Return c = E[g'(λ + b)], shape (K,), with its derivatives c_q and c_b in closed form."""
-    return activation.slopes(q, b)[0]
+    # + 0 q: where c doesn't depend on q, vmap would drop the batch axis that the derivative has
+    return activation.slopes(q, b)[0] + 0.0 * q
 
 
 @mean_slope.def_jvp

@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """"noise", "finite size" or "deviates": the least that explains every deviation."""
+        """The least that explains every deviation: "noise", "finite size" or else "deviates"."""
         noise = self.threshold * self.standard_error
         if np.all(np.abs(self.deviation) <= noise + 1e-9 * self.theory):
             return "noise"
@@ -105,10 +105,21 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
 
     Raises `ValueError` for fewer than two runs, curves that did not finish, times that don't match.
     """
+    for name, value in (("theory", theory), ("runs", runs)):
+        if not isinstance(value, Trajectory):
+            raise ValueError(f"`{name}` must be an odeae Trajectory, got {type(value).__name__}")
     if runs.source == "theory" or theory.source != "theory":
         raise ValueError(
             f"compare(theory, runs) takes a theory and a simulation, got {theory.source!r} and "
             f"{runs.source!r}"
+        )
+    if np.ndim(theory.error) != 1:
+        raise ValueError(f"`theory` must be a single curve, got shape {np.shape(theory.error)}")
+    hidden = [trajectory.problem.autoencoder.hidden for trajectory in (theory, runs)]
+    if hidden[0] != hidden[1]:
+        raise ValueError(
+            f"`theory` and `runs` must have the same number of neurons, got {hidden[0]} and "
+            f"{hidden[1]}"
         )
     on = one_of("quantity", on or ("test_error" if "real" in runs.source else "error"),
                 ["error", "test_error"])  # fmt: skip
@@ -123,10 +134,12 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
             stop = float(np.atleast_1d(trajectory.stop_time)[i])
             raise ValueError(f"`{name}` did not finish: {Status(int(status[i])).message(stop)}")
     times, own = np.asarray(runs.times), np.asarray(theory.times)
-    if own.shape != times.shape or np.max(np.abs(own - times)) > 0.5000001 / dim:
+    gap = np.abs(times[:, None] - own).min(axis=1)
+    if np.max(gap) > 0.5000001 / dim:
+        i = int(np.argmax(gap))
         raise ValueError(
-            f"`theory` and `runs` must have the same times to half a step (1/(2D) = {0.5 / dim:g}), "
-            "predict at `runs.times`"
+            f"`theory` must have all times of `runs`, to half a step (1/(2D) = {0.5 / dim:g}), but "
+            f"has none at {times[i]:g}; predict at `runs.times`"
         )
     return Comparison(
         times,

@@ -210,9 +210,7 @@ def predict(
     elif throw and status != Status.OK:
         message = Status(int(status)).message(float(stop_time))
         raise RuntimeError(f"predict {message} (or pass throw=False to keep the part before)")
-    return Trajectory(
-        times, error, parameters, bias, status, stop_time, problem, densities=saved
-    )
+    return Trajectory(times, error, parameters, bias, status, stop_time, problem, densities=saved)
 
 
 def _smallest_scale(state: State):

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from odeae.activations import AbstractActivation
-from odeae.checks import array, finite, save_times, whole
+from odeae.checks import array, numbers, save_times, whole
 from odeae.precision import as_float, in_float64, is_traced, to_numpy
 from odeae.problem import Problem
 from odeae.rules import AbstractRule, Weights, generalisation_error
@@ -117,9 +117,12 @@ class _Real:
             )
 
     def rows(self, index: np.ndarray) -> np.ndarray:
-        rows = as_float(self.data[np.sort(index)])[np.argsort(np.argsort(index))] - self.mean
-        finite("data", rows)
-        return rows
+        once, place = np.unique(index, return_inverse=True)  # a file is read front to back
+        rows = as_float(self.data[once])
+        bad = ~np.isfinite(rows).all(axis=1)
+        if bad.any():
+            raise ValueError(f"`data` must be finite, got NaN or infinity in row {once[bad][0]}")
+        return rows[place] - self.mean
 
     def block(self, number: int):
         length = _block_length(self.dim)
@@ -150,7 +153,8 @@ def simulate(
     """Run online SGD at the problem's own D, several independent runs at once.
 
     `state`: every run starts from weights drawn for it (`draw_weights`, another draw per run).
-    `times` (T,): steps/D, rounded to whole steps; the result's `times` are what was used.
+    `times` (T,): steps/D, rounded to whole steps, those that coincide then being saved once; the
+    result's `times` are what was used.
     `data`: None for Gaussian inputs of the spectrum's covariance, or a matrix (n, D) of real
     inputs, also memory-mapped, whose rows (less the spectrum's mean) are drawn with replacement
     (`resample=True`) or in random order once through; the spectrum must come from data or a
@@ -175,12 +179,12 @@ def simulate(
     runs, seed = whole("runs", runs), whole("seed", seed, at_least=0)
     test_samples = whole("test_samples", test_samples)
     times = save_times(times)
-    _check_memory(runs, hidden, dim)
-    steps = np.round(np.asarray(times) * dim).astype(np.int64)
+    _check_size(runs, hidden, dim, test_samples, times[-1])
+    steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
 
     first = 0
     if isinstance(weights, Checkpoint):
-        first, seed, runs = weights.step, weights.seed, weights.weights.bias.shape[0]
+        first, seed, runs = weights.step, weights.seed, len(weights.weights.bias)
         start = _given_weights(problem, weights.weights, runs)
         if steps[0] < first:
             raise ValueError(
@@ -236,22 +240,23 @@ def simulate(
     bias = np.stack(biases, axis=1)
     used = steps / dim
 
-    good = np.isfinite(error) & np.isfinite(test)
-    good = np.logical_and.accumulate(good, axis=1)
-    ended = good.all(axis=1)
+    good = np.logical_and.accumulate(np.isfinite(error) & np.isfinite(test), axis=1)
+    ended, last = good.all(axis=1), np.maximum(good.sum(axis=1) - 1, 0)
+    # the weights of a run may be fine where the averages of its activation are not resolved
+    finite_at_stop = np.isfinite(test[np.arange(len(test)), np.argmin(good, axis=1)])
+    status = np.where(finite_at_stop, Status.UNRESOLVED, Status.DIVERGED)
     split, error, test, bias = jax.tree.map(
         lambda a: np.where(good.reshape(good.shape + (1,) * (a.ndim - 2)), a, np.nan),
         (split, error, test, bias),
     )
     if source.basis is not None:
         now = Weights(now.encoder @ source.basis, now.decoder @ source.basis, now.bias)
-    last = np.where(ended, len(used) - 1, np.maximum(good.sum(axis=1) - 1, 0))
     return Trajectory(
         used,
         error,
         split,
         bias,
-        np.where(ended, Status.OK, Status.DIVERGED),
+        np.where(ended, Status.OK, status),
         used[last],
         problem,
         test_error=test,
@@ -264,8 +269,7 @@ def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
     hidden, dim = problem.autoencoder.hidden, problem.spectrum.dim
     if not isinstance(weights, tuple | list) or len(weights) not in (2, 3):
         raise ValueError(
-            "`weights` must be a Checkpoint, (W, V) or (W, V, bias), got "
-            f"{type(weights).__name__}"
+            f"`weights` must be a Checkpoint, (W, V) or (W, V, bias), got {type(weights).__name__}"
         )
     W, V, b = (*weights, None)[:3]
     parts = []
@@ -289,7 +293,10 @@ def _check_data(problem: Problem, data: Any) -> Any:
             "`data` needs a spectrum with a basis: build it with Spectrum.from_data or "
             "from_covariance"
         )
-    data = data if hasattr(data, "shape") else np.asarray(data)
+    if not hasattr(data, "shape"):
+        data = numbers("data", data)
+    if np.dtype(data.dtype).kind not in "biuf":
+        raise ValueError(f"`data` must hold real numbers, got dtype {data.dtype}")
     if len(data.shape) != 2 or data.shape[1] != spectrum.dim:
         raise ValueError(
             f"`data` must have shape (rows, {spectrum.dim}) like the spectrum, got "
@@ -300,10 +307,13 @@ def _check_data(problem: Problem, data: Any) -> Any:
     return data
 
 
-def _check_memory(runs: int, hidden: int, dim: int) -> None:
-    block = runs * dim * (2 * hidden + _block_length(dim)) * 8
-    if block > 16 * 2**30:
+def _check_size(runs: int, hidden: int, dim: int, test_samples: int, end: float) -> None:
+    numbers = runs * dim * (2 * hidden + _block_length(dim) + test_samples)
+    if numbers * 8 > 16 * 2**30:
         raise ValueError(
-            f"{runs} runs of {hidden} neurons at D={dim} need about {block / 2**30:.0f} GiB; "
-            "simulate at a smaller `dim` (theory alone has no such limit)"
+            f"{runs} runs of {hidden} neurons at D={dim} with {test_samples} test samples need "
+            f"about {numbers * 8 / 2**30:.0f} GiB; give fewer `runs` or `test_samples`, or a "
+            "spectrum of smaller `dim` (theory alone has no such limit)"
         )
+    if end * dim > 2**53:
+        raise ValueError(f"`times` must end before 2^53 steps, got {end:g} × D={dim}")
