@@ -11,22 +11,14 @@ if TYPE_CHECKING:
     from odeae.activations import I2, I3, I21, I22, J2, Erf, Linear, Quadrature, ReLU
     from odeae.comparison import Comparison, compare
     from odeae.gaussian import bvn_cdf
+    from odeae.initial import aligned_state, draw_weights, random_state, state_from_weights
     from odeae.plotting import plot
     from odeae.prediction import predict
     from odeae.problem import Autoencoder, Problem
     from odeae.rules import SGD, Weights
     from odeae.simulation import simulate
     from odeae.spectrum import Spectrum
-    from odeae.state import (
-        Densities,
-        Modes,
-        OrderParameters,
-        State,
-        aligned_state,
-        draw_weights,
-        random_state,
-        state_from_weights,
-    )
+    from odeae.state import Densities, Modes, OrderParameters, State
     from odeae.trajectory import Checkpoint, Status, Trajectory, load, log_times
 
 # Names are imported at first use, so that `odeae --help` doesn't wait for JAX. No module may have
@@ -35,14 +27,14 @@ _HOME = {
     "activations": "Erf ReLU Linear Quadrature J2 I2 I21 I22 I3",
     "comparison": "Comparison compare",
     "gaussian": "bvn_cdf",
+    "initial": "aligned_state draw_weights random_state state_from_weights",
     "plotting": "plot",
     "prediction": "predict",
     "problem": "Autoencoder Problem",
     "rules": "SGD Weights",
     "simulation": "simulate",
     "spectrum": "Spectrum",
-    "state": "Densities Modes OrderParameters State aligned_state draw_weights random_state "
-    "state_from_weights",
+    "state": "Densities Modes OrderParameters State",
     "trajectory": "Checkpoint Status Trajectory load log_times",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -420,6 +420,7 @@ def demo(
     picture, archive = (check_output(folder / name, overwrite) for name in ("demo.png", "demo.nc"))
     _start_jax()
     from odeae.comparison import compare as compare_
+    from odeae.initial import random_state
     from odeae.inputs import natural_patches
     from odeae.plotting import plot
     from odeae.prediction import predict as predict_
@@ -427,7 +428,6 @@ def demo(
     from odeae.rules import SGD
     from odeae.simulation import simulate as simulate_
     from odeae.spectrum import Spectrum
-    from odeae.state import random_state
     from odeae.trajectory import log_times, save_all
 
     patches = natural_patches()

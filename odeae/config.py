@@ -207,7 +207,7 @@ def build_problem(values: dict[str, Any]) -> Any:
 
 def build_state(values: dict[str, Any], problem: Any) -> Any:
     """Return the random initial state that the settings describe."""
-    from odeae.state import random_state
+    from odeae.initial import random_state
 
     return random_state(
         problem,

@@ -4,10 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odeae.trajectory import Trajectory
-
 if TYPE_CHECKING:
     from odeae.spectrum import Spectrum
+    from odeae.trajectory import Trajectory
 
 _COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7030a0", "#7f7f7f")
 _MARKERS = "os^Dv"
@@ -22,7 +21,7 @@ def _axes(ax: Any, **size: Any) -> Any:
 
 
 def plot(
-    *trajectories: Trajectory,
+    *trajectories: "Trajectory",
     ax: Any = None,
     labels: list[str] | None = None,
     quantity: str | None = None,
@@ -128,7 +127,7 @@ def _draw_levels(ax: Any, pca: np.ndarray) -> None:
             taken = height
 
 
-def plot_order_parameters(trajectory: Trajectory, axes: Any = None) -> Any:
+def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
     """Draw the entries of Q1, R1, T1 and T0 against time in four panels.
 
     Diagonal entries are solid, the others faint; runs of a simulation are averaged. `axes`: four

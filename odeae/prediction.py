@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from odeae.activations import AbstractActivation
 from odeae.checks import save_times, scalar, whole
 from odeae.precision import Real, in_float64, is_traced
-from odeae.problem import Problem
+from odeae.problem import Problem, check_state
 from odeae.rules import AbstractRule, generalisation_error
 from odeae.spectrum import Eigenvalues, Spectrum
-from odeae.state import Modes, State, check_state, densities, order_parameters
+from odeae.state import Modes, State, densities, order_parameters
 from odeae.trajectory import Status, Trajectory
 
 MAX_STEPS = 100_000

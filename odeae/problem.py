@@ -12,7 +12,7 @@ from odeae.checks import whole
 from odeae.precision import Real, in_float64
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum
-from odeae.state import Modes, OrderParameters, State, check_state, order_parameters
+from odeae.state import Modes, OrderParameters, State, order_parameters
 
 
 class Autoencoder(eqx.Module):
@@ -105,3 +105,32 @@ class Problem(eqx.Module):
             Modes(w[split:], u[split:]),
             0.0 * state.bias if db is None else db,
         )
+
+
+def sizes(problem: Any) -> tuple[Spectrum, int]:
+    """Spectrum and number of hidden neurons of a problem; raises `ValueError` for anything else."""
+    if not isinstance(problem, Problem):
+        raise ValueError(f"`problem` must be an odeae Problem, got {type(problem).__name__}")
+    return problem.spectrum, problem.autoencoder.hidden
+
+
+def check_state(problem: Problem, state: State) -> None:
+    """Raise `ValueError` if `state` is none, or one made for a problem of another shape."""
+    if not isinstance(state, State):
+        raise ValueError(f"`state` must be an odeae State, got {type(state).__name__}")
+    spectrum, hidden = sizes(problem)
+    spikes = (spectrum.spikes.shape[0], hidden)
+    bulk = (sum(spectrum.bulk_rows(hidden)), hidden)
+    for name, part, shape in (
+        ("spikes.encoder", state.spikes.encoder, spikes),
+        ("spikes.decoder", state.spikes.decoder, spikes),
+        ("bulk.encoder", state.bulk.encoder, bulk),
+        ("bulk.decoder", state.bulk.decoder, bulk),
+        ("bias", state.bias, (hidden,)),
+    ):
+        if np.shape(part) != shape:
+            raise ValueError(
+                f"`state` must have `{name}` of shape {shape} for this problem, got "
+                f"{np.shape(part)}; make it with random_state, aligned_state or "
+                "state_from_weights of the same problem"
+            )

@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from odeae.activations import AbstractActivation
 from odeae.checks import array, numbers, save_times, whole
+from odeae.initial import draw_weights
 from odeae.precision import as_float, in_float64, is_traced, to_numpy
 from odeae.problem import Problem
 from odeae.rules import AbstractRule, Weights, generalisation_error
-from odeae.state import Modes, OrderParameters, State, draw_weights, overlaps
+from odeae.state import Modes, OrderParameters, State, overlaps
 from odeae.trajectory import Checkpoint, Status, Trajectory
 
 # Three independent streams of every run: inputs, held-out inputs, initial weights.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -87,7 +88,7 @@ class Spectrum(eqx.Module):
         bins = np.repeat(np.arange(len(self.multiplicity)), self.bulk_rows(hidden))
         return Eigenvalues(self.spikes, self.bulk[bins] / self.dim)
 
-    def pca_errors(self, max_rank: int) -> Float[Real, " ranks"]:
+    def pca_errors(self, max_rank: int) -> Float[Real, "*batch ranks"]:
         """PCA errors ½ Σ_{τ>k} ρ_τ/D of rank k = 0 … max_rank, shape (max_rank + 1,).
 
         Rank K bounds the error of K neurons from below; lower ranks are the heights of plateaus.
@@ -96,17 +97,22 @@ class Spectrum(eqx.Module):
 
     def pca_error(self, rank: int) -> Real:
         """PCA error ½ Σ_{τ>k} ρ_τ/D of rank k = `rank`."""
-        return self._pca_errors(np.asarray([float(whole("rank", rank, at_least=0))]))[0]
+        return self._pca_errors(np.asarray([float(whole("rank", rank, at_least=0))]))[..., 0]
 
     @in_float64
     def _pca_errors(self, ranks):
-        values = jnp.concatenate([self.spikes, self.bulk / self.dim])
-        counts = jnp.asarray([1] * self.spikes.shape[0] + list(self.multiplicity), float)
-        largest_first = jnp.argsort(-values)
-        values, counts = values[largest_first], counts[largest_first]
-        before = jnp.cumsum(counts) - counts
-        left = jnp.clip((before + counts)[None] - ranks[:, None], 0.0, counts[None])
-        return 0.5 * left @ values
+        def one(spikes, bulk):
+            values = jnp.concatenate([spikes, bulk / self.dim])
+            counts = jnp.asarray([1] * spikes.shape[0] + list(self.multiplicity), float)
+            largest_first = jnp.argsort(-values)
+            values, counts = values[largest_first], counts[largest_first]
+            before = jnp.cumsum(counts) - counts
+            left = jnp.clip((before + counts)[None] - ranks[:, None], 0.0, counts[None])
+            return 0.5 * left @ values
+
+        for _ in range(np.ndim(self.spikes) - 1):  # lanes that came out of vmap
+            one = jax.vmap(one)
+        return one(self.spikes, self.bulk)
 
     def eigenvalues(self) -> Float[Real, " dim"]:
         """All D eigenvalues ρ in the order as given: `given`, or each bin at its common value."""
@@ -414,15 +420,16 @@ class _Moments:
         return self.shift + mean, self.second / self.rows - np.outer(mean, mean)
 
 
-def _pieces(x: Any, batch: int) -> Iterable[Any]:
+def _pieces(x, batch: int) -> Iterable[Any]:
     if is_traced(x if hasattr(x, "shape") else None):
         raise ValueError("`x` must be concrete: a spectrum can't be found under jit or vmap")
     if isinstance(x, Sequence) and not (len(x) and getattr(x[0], "ndim", 0) == 2):
         x = array("x", x, (None, None))  # rows, not pieces
-    if hasattr(x, "shape") and hasattr(x, "__getitem__"):
-        if len(x.shape) != 2:
-            raise ValueError(f"`x` must have shape (rows, dim), got shape {tuple(x.shape)}")
-        for start in range(0, max(x.shape[0], 1), batch):
+    shape = getattr(x, "shape", None)
+    if shape is not None:
+        if len(shape) != 2:
+            raise ValueError(f"`x` must have shape (rows, dim), got shape {tuple(shape)}")
+        for start in range(0, max(shape[0], 1), batch):
             yield x[start : start + batch]
     elif isinstance(x, Iterable):
         yield from x

@@ -107,7 +107,8 @@ class Trajectory(eqx.Module):
     @property
     def excess(self) -> Real:
         """Error above the PCA error of rank K, by subtraction (absolute accuracy of `error`)."""
-        return self.error - self.problem.spectrum.pca_error(self.problem.autoencoder.hidden)
+        rank = self.problem.autoencoder.hidden
+        return self.error - np.asarray(self.problem.spectrum.pca_error(rank))[..., None]
 
     def __repr__(self):
         problem = self.problem
@@ -146,15 +147,9 @@ class Trajectory(eqx.Module):
 
     def pca_levels(self) -> np.ndarray | None:
         """PCA errors of rank 0 … K, (K + 1,); None for lanes of different spectra."""
-        spikes, bulk = self.problem.spectrum.spikes, self.problem.spectrum.bulk
-        first = [_first(values, 1) for values in (spikes, bulk)]
-        if not all(
-            np.array_equal(a, np.broadcast_to(b, np.shape(a)))
-            for a, b in zip((spikes, bulk), first, strict=True)
-        ):
-            return None
-        spectrum = Spectrum(first[0], first[1], self.problem.spectrum.multiplicity)
-        return np.asarray(spectrum.pca_errors(self.problem.autoencoder.hidden))
+        levels = np.asarray(self.problem.spectrum.pca_errors(self.problem.autoencoder.hidden))
+        first = _first(levels, 1)
+        return first if np.all(levels == first) else None
 
     @property
     def _batch_name(self) -> str:

@@ -184,3 +184,17 @@ def test_plots_show_what_they_claim(curves, lanes):
     with pytest.raises(ValueError, match="`labels` must have 1 entries"):
         odeae.plot(curves["theory"], labels=[])
     plt.close("all")
+
+
+def test_excess_is_above_each_lanes_own_pca_error():
+    def curve(spike):
+        spectrum = odeae.Spectrum.spiked(jnp.stack([spike, 0.6 * spike]), dim=DIM)
+        own = odeae.Problem(spectrum, odeae.Autoencoder(1), odeae.SGD())
+        return odeae.predict(own, odeae.random_state(own), jnp.array([0.0, 5.0]))
+
+    both = jax.vmap(curve)(jnp.array([0.5, 1.0]))
+    assert both.pca_levels() is None
+    alone = [curve(jnp.asarray(spike)) for spike in (0.5, 1.0)]
+    np.testing.assert_allclose(both.excess, [a.excess for a in alone], rtol=1e-9)
+    levels = 0.5 * (0.6 * np.array([0.5, 1.0]) + (DIM - 2) / DIM)
+    np.testing.assert_allclose(both.excess, both.error - levels[:, None], rtol=1e-12)
