@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from odeae.simulation import simulate
     from odeae.spectrum import Spectrum
     from odeae.state import Densities, Modes, OrderParameters, State
-    from odeae.trajectory import Checkpoint, Status, Trajectory, load, log_times
+    from odeae.trajectory import Checkpoint, Status, Trajectory, load, log_times, save_all
 
 # Names are imported at first use, so that `odeae --help` doesn't wait for JAX. No module may have
 # the name of a function (predict lives in prediction): importing it would hide the function.
@@ -35,7 +35,7 @@ _HOME = {
     "simulation": "simulate",
     "spectrum": "Spectrum",
     "state": "Densities Modes OrderParameters State",
-    "trajectory": "Checkpoint Status Trajectory load log_times",
+    "trajectory": "Checkpoint Status Trajectory load log_times save_all",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -72,6 +72,7 @@ __all__ = [
     "plot",
     "predict",
     "random_state",
+    "save_all",
     "simulate",
     "state_from_weights",
 ]

@@ -12,9 +12,11 @@ import numpy as np
 from jax.scipy.special import erf, ndtr
 from jaxtyping import Float
 
-from odeae.checks import array, one_of, scalar
+from odeae.checks import array, scalar
+from odeae.checks import covariance as check_covariance
 from odeae.gaussian import angle, bvn_excess, det2, normal_pdf, safe_ratio, safe_sqrt
 from odeae.precision import Real, in_float64, is_traced
+from odeae.words import one_of
 
 
 class Averages(NamedTuple):
@@ -68,10 +70,11 @@ class AbstractActivation(eqx.Module):
     ) -> Averages:
         """Return all averages at field covariance Q (K, K) and biases b (K,); None means no bias.
 
-        Q is positive semi-definite up to rounding. Source: docs/theory.md §3.
+        Raises `ValueError` if concrete values are no covariance: not square, not symmetric, not
+        positive semi-definite (pair by pair, beyond rounding). Source: docs/theory.md §3.
         """
-        Q = jnp.asarray(Q, jnp.float64)
-        b = None if b is None else jnp.asarray(b, jnp.float64)
+        Q = jnp.asarray(check_covariance("Q", Q))
+        b = None if b is None else jnp.asarray(array("b", b, (Q.shape[0],)))
         self.check_variance(jnp.diagonal(Q))
         return _averages(self, Q, b)
 
@@ -450,7 +453,7 @@ def _pair(activation, C, i, j):
 
 
 def _covariance(C, n):
-    return jnp.asarray(array("C", C, (n, n)), jnp.float64)
+    return jnp.asarray(check_covariance("C", array("C", C, (n, n))))
 
 
 @in_float64

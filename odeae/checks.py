@@ -1,23 +1,11 @@
 """Messages for people: what was expected of an argument, what was got, what to do."""
 
-import difflib
 import operator
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from odeae.precision import Real, as_float, is_traced
-
-
-def one_of(name: str, value: str, choices: Iterable[str]) -> str:
-    """Return `value` if it is one of `choices`; else raise, suggesting the nearest."""
-    choices = list(choices)
-    if value in choices:
-        return value
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(choices)}{hint}")
 
 
 def scalar(
@@ -62,6 +50,31 @@ def numbers(name: str, value: Any) -> Real:
         return as_float(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}") from error
+
+
+def covariance(name: str, value: Any) -> Real:
+    """Return `value` as a square matrix that can be a covariance, pair by pair, to rounding."""
+    matrix = array(name, value, (None, None))
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"`{name}` must be square, got shape {_shape(matrix.shape)}")
+    if is_traced(matrix):
+        return matrix
+    q = np.diagonal(matrix)
+    if np.any(q < 0):
+        k = int(np.argmin(q))
+        raise ValueError(f"`{name}` must have variances ≥ 0, got {q[k]:g} at ({k}, {k})")
+    size = np.outer(np.sqrt(q), np.sqrt(q))
+    for what, bad in (
+        ("be symmetric", np.abs(matrix - matrix.T) > 1e-10 * size),
+        ("have correlations within [−1, 1]", np.abs(matrix) > (1.0 + 1e-10) * size),
+    ):
+        if np.any(bad):
+            i, j = (int(n) for n in np.argwhere(bad)[0])
+            raise ValueError(
+                f"`{name}` must {what}, got {matrix[i, j]:g} at ({i}, {j}) and {matrix[j, i]:g} at "
+                f"({j}, {i}) with variances {q[i]:g} and {q[j]:g}"
+            )
+    return matrix
 
 
 def finite(name: str, values: Real) -> None:

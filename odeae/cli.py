@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from odeae import config
+from odeae.words import one_of
 
 app = typer.Typer(
     add_completion=False,
@@ -89,6 +91,13 @@ def _check_outputs(values: dict[str, Any]) -> None:
             check_output(values[name], values["overwrite"])
     if values.get("plot") is not None:
         _check_picture(values["plot"])
+        if values.get("output") == values["plot"]:
+            raise ValueError(f"`output` and `plot` are the same file, {values['plot']!r}")
+
+
+def _check_runs(runs: int | None) -> None:
+    if runs is not None and runs < 2:
+        raise ValueError(f"`runs` must be at least 2 for a standard error, got {runs}")
 
 
 def _check_picture(path: str) -> None:
@@ -194,35 +203,60 @@ def _predict(values: dict[str, Any], problem: Any, times: Any) -> Any:
     )
 
 
-def _simulate(values: dict[str, Any], problem: Any, times: Any) -> Any:
-    from odeae.checks import one_of
+def _simulate(values: dict[str, Any], problem: Any, times: Any, checkpoint: Any = None) -> Any:
     from odeae.inputs import read_array
     from odeae.simulation import simulate
-    from odeae.trajectory import load
 
-    data = weights = state = None
+    data = state = None
     if one_of("inputs", values["inputs"], ["gaussian", "data"]) == "data":
         if values["data"] is None:
             raise ValueError("--inputs data needs --data FILE")
         data = read_array(values["data"])
-    if values["resume"] is not None:
-        weights = load(values["resume"]).weights
-        if weights is None:
-            raise ValueError(f"{values['resume']!r} holds no runs to resume")
-    else:
+    if checkpoint is None:
         state = config.build_state(values, problem)
     return simulate(
         problem,
         state,
         times,
-        runs=values["runs"],
-        seed=values["seed"],
+        runs=8 if values["runs"] is None else values["runs"],
+        seed=values["seed"] or 0,
         data=data,
-        weights=weights,
+        weights=checkpoint,
         resample=not values["once"],
         test_samples=values["test_samples"],
         progress=_bar(),
     )
+
+
+def _load_runs(values: dict[str, Any], problem: Any) -> Any:
+    """The runs to be resumed, from a file of `simulate` or `compare`, if they fit the settings."""
+    import equinox as eqx
+
+    from odeae.trajectory import load
+
+    path = values["resume"]
+    try:
+        runs = load(path)
+    except ValueError:
+        runs = load(path, group="runs")
+    if runs.weights is None:
+        raise ValueError(f"{path!r} holds no runs to resume")
+
+    def parts(problem: Any) -> dict[str, Any]:
+        spectrum = problem.spectrum
+        spectrum = (spectrum.spikes, spectrum.bulk, spectrum.multiplicity)
+        return {"spectrum": spectrum, "autoencoder": problem.autoencoder, "rule": problem.rule}
+
+    saved, ours = parts(runs.problem), parts(problem)
+    for name in ours:
+        if eqx.tree_equal(saved[name], ours[name], rtol=1e-9) is not True:
+            raise ValueError(f"the runs in {path!r} have another {name} than these settings")
+    for name, kept in (("runs", len(runs.error)), ("seed", runs.weights.seed)):
+        if values[name] not in (None, kept):
+            raise ValueError(
+                f"--{name} {values[name]} can't change with --resume: the saved runs have {kept}"
+            )
+    return runs
 
 
 @_command(config.COMMON, config.SOLVE, config.OUTPUT)
@@ -255,14 +289,14 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
     _start_jax()
     problem = config.build_problem(values)
     times = config.build_times(values, 30, problem.spectrum.dim)
+    checkpoint = None
     if values["resume"] is not None:
-        from odeae.trajectory import load
-
-        done = float(load(values["resume"]).times[-1])
+        saved = _load_runs(values, problem)
+        checkpoint, done = saved.weights, float(saved.times[-1])
         times = times[times > done]
         if len(times) == 0:
             raise ValueError(f"the saved runs already stand at t={done:g}; give a later --end")
-    runs = _simulate(values, problem, times)
+    runs = _simulate(values, problem, times, checkpoint)
     if as_json:
         _dump(_summary(runs))
     else:
@@ -288,11 +322,13 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
     _check_outputs(values)
     if values["resume"] is not None:
         raise ValueError("--resume is for `odeae simulate`: a comparison needs the common start")
+    _check_runs(values["runs"])
     _start_jax()
     problem = config.build_problem(values)
     times = config.build_times(values, 30, problem.spectrum.dim)
     theory = _predict(values, problem, times)
     runs = _simulate(values, problem, times)
+    _outputs(values, {"theory": theory, "runs": runs}, as_json)
     check = compare_(theory, runs)
     if as_json:
         _dump(
@@ -302,6 +338,8 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
                 "on": check.on,
                 "largest_deviation": check.largest,
                 "relative": check.relative,
+                "average_deviation": check.average,
+                "average_standard_error": check.average_error,
                 "times": check.times,
                 "theory": check.theory,
                 "mean": check.mean,
@@ -323,19 +361,21 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
             },
         )
         print(check)
-    _outputs(values, {"theory": theory, "runs": runs}, as_json)
 
 
 @app.command()
 def spectrum(
-    file: Annotated[str, typer.Argument(metavar="FILE", help=".npy, .npz, .csv or .txt")],
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help=".npy, .npz, .csv, .txt, or a .toml."),
+    ],
     kind: Annotated[
         str, typer.Option(metavar="KIND", help="data (rows, D), covariance or eigenvalues.")
     ] = "data",
     n_spikes: Annotated[
         int | None, typer.Option(help="Modes followed one by one; default: the outliers.")
     ] = None,
-    bins: Annotated[int, typer.Option(help="Bins for the other modes.")] = 32,
+    bins: Annotated[int | None, typer.Option(help="Bins for the other modes \\[32].")] = None,
     ranks: Annotated[int, typer.Option(help="Rows of the table.")] = 12,
     plot: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Draw eigenvalues against rank.")
@@ -346,14 +386,16 @@ def spectrum(
     """Look at the spectrum of a data file: leading eigenvalues, PCA errors, spikes and bins."""
     import numpy as np
 
-    from odeae.checks import one_of, whole
+    from odeae.checks import whole
 
     _check_outputs({"plot": plot, "overwrite": overwrite})
     one_of("kind", kind, ["data", "covariance", "eigenvalues"])
     whole("ranks", ranks)
     _start_jax()
-    sources = dict.fromkeys(("spikes", "power_law", "data", "covariance", "eigenvalues"))
-    values = config.build_spectrum({**sources, kind: file, "n_spikes": n_spikes, "bins": bins})
+    given = {"n_spikes": n_spikes, "bins": bins}
+    toml = file if file.endswith(".toml") else None
+    settings = config.read(toml, config.SPECTRUM, given if toml else {**given, kind: file})
+    values = config.build_spectrum(settings)
     rho = np.sort(np.asarray(values.eigenvalues()))[::-1]
     levels = np.asarray(values.pca_errors(values.dim if values.dim <= 4096 else ranks))
     if as_json:
@@ -397,7 +439,7 @@ def spectrum(
 @app.command()
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results.")] = "demo",
-    runs: Annotated[int, typer.Option(help="Runs per kind of input.")] = 4,
+    runs: Annotated[int, typer.Option(help="Runs per kind of input.")] = 8,
     end: Annotated[float, typer.Option(help="Last time, in steps/D.")] = 200.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace earlier results.")
@@ -411,13 +453,16 @@ def demo(
     """
     from odeae.files import check_output
 
+    _check_runs(runs)
     folder = Path(output)
-    if not folder.is_dir():
-        if folder.exists():
-            raise NotADirectoryError(f"output {output!r} is a file, expected a folder")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"output {output!r} is a file, expected a folder")
+    if not folder.exists():
         check_output(folder)
-        folder.mkdir()
-    picture, archive = (check_output(folder / name, overwrite) for name in ("demo.png", "demo.nc"))
+    picture, archive = folder / "demo.png", folder / "demo.nc"
+    if folder.exists():
+        check_output(picture, overwrite)
+        check_output(archive, overwrite)
     _start_jax()
     from odeae.comparison import compare as compare_
     from odeae.initial import random_state
@@ -448,6 +493,7 @@ def demo(
         "patches, held out": compare_(theory, curves["real"]),
         "patches, by formula": compare_(theory, curves["real"], "error"),
     }
+    folder.mkdir(exist_ok=True)
     save_all(archive, curves, overwrite)
     labels = [
         "theory, from the spectrum",
@@ -484,6 +530,7 @@ def demo(
             "largest dev.": [f"{c.deviation[i]:+.4f}" for c, i in each],
             "at t": [f"{c.times[i]:.3g}" for c, i in each],
             "± s.e.": [f"{c.standard_error[i]:.4f}" for c, i in each],
+            "average dev.": [f"{c.average:+.4f} ± {c.average_error:.4f}" for c, _ in each],
             "verdict": [c.verdict for c, _ in each],
         },
     )
@@ -492,16 +539,34 @@ def demo(
     print(f"wrote {picture}, {archive}")
 
 
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, which typer has made its own
+
+
+def _terminated(*_: Any) -> None:
+    raise SystemExit(143)  # unwinds, so that no half-written file stays
+
+
 def main() -> None:
     """Run the shell; every failure that has a message is one line on stderr and exit code 1."""
     warnings.showwarning = lambda message, *args, **kwargs: print(
         f"odeae: warning: {message}", file=sys.stderr
     )
+    signal.signal(signal.SIGTERM, _terminated)
+    code = 130
     try:
-        app()
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        path = error.ctx.command_path if error.ctx else "odeae"
+        _fail(f"{error.format_message()} (see {path} --help)")
+    except (KeyboardInterrupt, typer.Abort):
+        pass
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"odeae: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
+        _fail(str(error))
+    if code == 130:
         print("odeae: interrupted, nothing half-written", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> None:
+    print(f"odeae: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)

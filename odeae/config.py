@@ -1,10 +1,11 @@
 """One table of settings for the shell and for TOML files, and what is built from them."""
 
 import dataclasses
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any
+
+from odeae.words import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +33,13 @@ SPECTRUM = _table(
     "spectrum",
     ("spikes", str, "Spikes, eigenvalue/D each, over an isotropic bulk: 1,0.6,0.3.", None, "LIST"),
     ("dim", int, "Input dimension D (for --spikes and --power-law)."),
-    ("bulk", float, "Eigenvalue of the other D − M modes, for --spikes.", 1.0),
+    ("bulk", float, "Eigenvalue of the other D − M modes, for --spikes \\[1]."),
     ("power-law", float, "Eigenvalues falling as rank^(−EXPONENT).", None, "EXPONENT"),
     ("data", str, "Data file (rows, D): .npy, .npz, .csv or .txt.", None, "FILE"),
     ("covariance", str, "File with a covariance matrix (D, D).", None, "FILE"),
     ("eigenvalues", str, "File with the D eigenvalues.", None, "FILE"),
     ("n-spikes", int, "Modes that are followed one by one; default: the outliers."),
-    ("bins", int, "Bins for the other modes.", 32),
+    ("bins", int, "Bins for the other modes \\[32]."),
 )
 NETWORK = _table(
     "autoencoder",
@@ -59,12 +60,12 @@ STATE = _table(
     ("encoder-std", float, "Standard deviation of the initial encoder weights.", 0.1),
     ("decoder-std", float, "Standard deviation of the initial decoder weights.", 0.1),
     ("initial-bias", float, "Initial value of every bias.", 0.0),
-    ("seed", int, "Seed of initial weights and of SGD.", 0),
+    ("seed", int, "Seed of initial weights and of SGD \\[0]."),
 )
 TIMES = _table(
     "times",
-    ("end", float, "Last time, in steps/D.", 100.0),
-    ("count", int, "Number of log-spaced times (from end/10⁴, and 0)."),
+    ("end", float, "Last time, in steps/D \\[100]."),
+    ("count", int, "Number of log-spaced times, from end/10⁴, and 0."),
     ("times", str, "These times instead: 0,1,10,100.", None, "LIST"),
 )
 SOLVE = _table(
@@ -75,7 +76,7 @@ SOLVE = _table(
 )
 RUNS = _table(
     "simulate",
-    ("runs", int, "Independent runs.", 8),
+    ("runs", int, "Independent runs \\[8]."),
     ("inputs", str, "gaussian, or data: the rows of --data.", "gaussian", "KIND"),
     ("once", bool, "Go through the data once instead of drawing with replacement.", False),
     ("test-samples", int, "Held-out samples per run.", 500),
@@ -97,9 +98,12 @@ def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> di
     the nearest known one) and values of a wrong type.
     """
     values = {s.key: s.default for s in settings}
+    given = {key: value for key, value in flags.items() if value is not None}
     if path is not None:
         values |= _read_toml(Path(path), settings)
-    return values | {key: value for key, value in flags.items() if value is not None}
+    if "times" in values and ("end" in given or "count" in given):
+        values["times"] = None  # the flags ask for other times than the file
+    return values | given
 
 
 def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
@@ -117,12 +121,12 @@ def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
     values = {}
     for section, table in tables.items():
         if section not in known:
-            raise ValueError(f"{path}: unknown section [{section}]{_nearest(section, known)}")
+            raise ValueError(f"{path}: unknown section [{section}]{nearest(section, known)}")
         if not isinstance(table, dict):
             raise ValueError(f"{path}: {section} must be a section, [{section}], got {table!r}")
         for key, value in table.items():
             if key not in known[section]:
-                hint = _nearest(key, known[section])
+                hint = nearest(key, known[section])
                 raise ValueError(f"{path}: unknown key {key!r} in [{section}]{hint}")
             value = _typed(known[section][key], value, path)
             if (section, key) in used:
@@ -149,11 +153,6 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
     return setting.type(value)
 
 
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f": expected one of {', '.join(known)}"
-
-
 ALL = [*COMMON, *SOLVE, *RUNS, *OUTPUT]
 
 
@@ -166,33 +165,51 @@ def numbers(name: str, value: Any) -> list[float]:
         raise ValueError(f"`{name}` must be numbers such as 1,0.6,0.3, got {value!r}") from None
 
 
+# What each source of a spectrum takes beside itself.
+_SOURCES = {
+    "spikes": ("dim", "bulk"),
+    "power_law": ("dim", "n_spikes", "bins"),
+    "data": ("n_spikes", "bins"),
+    "covariance": ("n_spikes", "bins"),
+    "eigenvalues": ("n_spikes", "bins"),
+}
+
+
 def build_spectrum(values: dict[str, Any]) -> Any:
-    """Return the `Spectrum` that the settings describe; raises `ValueError` unless exactly one."""
+    """Return the `Spectrum` that the settings describe.
+
+    Raises `ValueError` unless there is exactly one source, and for settings it doesn't take.
+    """
     from odeae.inputs import read_array
     from odeae.spectrum import Spectrum
 
-    sources = ["spikes", "power_law", "data", "covariance", "eigenvalues"]
-    given = [name for name in sources if values[name] is not None]
-    flags = ", ".join("--" + name.replace("_", "-") for name in sources)
+    def flag(name: str) -> str:
+        return "--" + name.replace("_", "-")
+
+    given = [name for name in _SOURCES if values[name] is not None]
     if len(given) != 1:
-        got = " and ".join("--" + name.replace("_", "-") for name in given) or "none"
+        flags, got = ", ".join(map(flag, _SOURCES)), " and ".join(map(flag, given)) or "none"
         raise ValueError(f"a spectrum needs exactly one of {flags}, got {got}")
-    source, count, bins = given[0], values["n_spikes"], values["bins"]
+    source = given[0]
+    for name in ("dim", "bulk", "n_spikes", "bins"):
+        if values[name] is not None and name not in _SOURCES[source]:
+            raise ValueError(f"{flag(name)} has no meaning beside {flag(source)}")
+    options = {name: values[name] for name in ("n_spikes", "bins") if values[name] is not None}
+    if "n_spikes" in options:
+        options["spikes"] = options.pop("n_spikes")
     if source in ("spikes", "power_law"):
         if values["dim"] is None:
-            raise ValueError(f"--{source.replace('_', '-')} needs --dim, the input dimension D")
-        if source == "spikes":
-            return Spectrum.spiked(
-                numbers("spikes", values["spikes"]), values["dim"], values["bulk"]
-            )
-        count = 32 if count is None else count
-        return Spectrum.power_law(values["dim"], values["power_law"], spikes=count, bins=bins)
-    array = read_array(values[source])
-    if source == "data":
-        return Spectrum.from_data(array, count, bins)
-    if source == "covariance":
-        return Spectrum.from_covariance(array, count, bins)
-    return Spectrum.from_eigenvalues(array, count, bins)
+            raise ValueError(f"{flag(source)} needs --dim, the input dimension D")
+        if source == "power_law":
+            return Spectrum.power_law(values["dim"], values["power_law"], **options)
+        bulk = {} if values["bulk"] is None else {"bulk": values["bulk"]}
+        return Spectrum.spiked(numbers("spikes", values["spikes"]), values["dim"], **bulk)
+    build = {
+        "data": Spectrum.from_data,
+        "covariance": Spectrum.from_covariance,
+        "eigenvalues": Spectrum.from_eigenvalues,
+    }
+    return build[source](read_array(values[source]), **options)
 
 
 def build_problem(values: dict[str, Any]) -> Any:
@@ -214,7 +231,7 @@ def build_state(values: dict[str, Any], problem: Any) -> Any:
         values["encoder_std"],
         values["decoder_std"],
         values["initial_bias"],
-        values["seed"],
+        values["seed"] or 0,
     )
 
 
@@ -226,6 +243,7 @@ def build_times(values: dict[str, Any], count: int, dim: int | None = None) -> A
     from odeae.trajectory import log_times
 
     if values["times"] is None:
-        return log_times(values["end"], values["count"] or count, dim=dim)
+        end = 100.0 if values["end"] is None else values["end"]
+        return log_times(end, count if values["count"] is None else values["count"], dim=dim)
     times = save_times(numbers("times", values["times"]))
     return times if dim is None else np.unique(np.round(times * dim)) / dim

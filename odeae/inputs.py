@@ -1,6 +1,7 @@
 """Real inputs: arrays in files, and patches of photographs that Python packages bundle."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
                 return archive[archive.files[0]]
         if path.suffix in (".csv", ".txt"):
             return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"can't read {str(path)!r}: {error}") from error
     raise ValueError(f"can't read {str(path)!r}: expected one of {', '.join(_READERS)}")
 

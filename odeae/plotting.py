@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odeae.words import one_of
+
 if TYPE_CHECKING:
     from odeae.spectrum import Spectrum
     from odeae.trajectory import Trajectory
@@ -40,7 +42,7 @@ def plot(
     low, high, first, last = np.inf, -np.inf, np.inf, 0.0
     simulated = 0
     for i, trajectory in enumerate(trajectories):
-        times = np.ravel(trajectory.times)[-trajectory.error.shape[-1] :]
+        times = trajectory.shared_times()
         first, last = min(first, times[times > 0].min(initial=np.inf)), max(last, times[-1])
         name = trajectory.source if labels is None else labels[i]
         if trajectory.source == "theory":
@@ -58,10 +60,12 @@ def plot(
             values = curves
         else:
             real = "real" in trajectory.source
-            values = np.asarray(
-                getattr(trajectory, quantity or ("test_error" if real else "error"))
-            )
+            shown = quantity or ("test_error" if real else "error")
+            values = getattr(trajectory, one_of("quantity", shown, ["error", "test_error"]))
+            values = np.asarray(values)[np.asarray(trajectory.status) == 0]
             runs = values.shape[0]
+            if runs == 0:
+                raise ValueError(f"no run of {name!r} finished: see its `status`")
             spread = values.std(axis=0, ddof=1) / runs**0.5 if runs > 1 else None
             simulated += 1
             colour = _COLOURS[1 + (simulated - 1) % 4]
@@ -79,6 +83,8 @@ def plot(
                 label=f"{name}, {runs} runs",
             )
             values = values.mean(axis=0)
+        if not np.isfinite(values).any():
+            raise ValueError(f"the curve {name!r} has no finite value to draw: see its `status`")
         low, high = min(low, np.nanmin(values)), max(high, np.nanmax(values))
     if last > 20.0 * first:
         ax.set_xscale("log")
@@ -138,7 +144,7 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
 
         axes = plt.subplots(2, 2, figsize=(8.0, 5.6), sharex=True, layout="constrained")[1]
     panels = np.ravel(axes)
-    times = np.ravel(trajectory.times)[-trajectory.error.shape[-1] :]
+    times = trajectory.shared_times()
     positive = times[times > 0]
     formulas = ("W Ω Wᵀ / D", "V Ω Wᵀ / D$^{3/2}$", "V Ω Vᵀ / D²", "V Vᵀ / D")
     for ax, name, formula in zip(panels, ("Q1", "R1", "T1", "T0"), formulas, strict=True):

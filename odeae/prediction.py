@@ -14,7 +14,7 @@ from odeae.problem import Problem, check_state
 from odeae.rules import AbstractRule, generalisation_error
 from odeae.spectrum import Eigenvalues, Spectrum
 from odeae.state import Modes, State, densities, order_parameters
-from odeae.trajectory import Status, Trajectory
+from odeae.trajectory import Status, Trajectory, settings_json
 
 MAX_STEPS = 100_000
 # Weights that have grown to this size count as diverged: products of four of them don't overflow.
@@ -41,10 +41,8 @@ class _Equations(eqx.Module):
 
     def state(self, y) -> State:
         modes, bias = self.unpack(y)
-        split = self.rho.spikes.shape[0]
-        w, u = modes.encoder, modes.decoder
-        bias = jnp.zeros(w.shape[1]) if bias is None else bias
-        return State(Modes(w[:split], u[:split]), Modes(w[split:], u[split:]), bias)
+        bias = jnp.zeros(modes.encoder.shape[1]) if bias is None else bias
+        return State.from_rows(modes, self.rho.spikes.shape[0], bias)
 
 
 def _pack(modes: Modes, bias) -> jax.Array:
@@ -149,7 +147,7 @@ def predict(
     atol: Any = None,
     throw: bool = True,
     solver: diffrax.AbstractSolver | None = None,
-    max_steps: int = MAX_STEPS,
+    max_steps: int | None = None,
     densities: bool = False,
     *,
     adjoint: diffrax.AbstractAdjoint | None = None,
@@ -169,8 +167,6 @@ def predict(
 
     Source: docs/theory.md §4 (Refinetti & Goldt 2022).
     """
-    if not isinstance(problem, Problem):
-        raise ValueError(f"`problem` must be an odeae Problem, got {type(problem).__name__}")
     check_state(problem, state)
     times = jnp.asarray(save_times(times))
     rtol = scalar("rtol", rtol, above=0.0)
@@ -184,6 +180,7 @@ def predict(
             "`solver` must be a diffrax solver that estimates its error, such as diffrax.Dopri8() "
             f"or diffrax.Kvaerno5(), got {solver!r}"
         )
+    max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
     full, autoencoder = problem.spectrum, problem.autoencoder
     spectrum = Spectrum(full.spikes, full.bulk, full.multiplicity)  # nothing of size D
     equations = _Equations(
@@ -201,16 +198,29 @@ def predict(
         rtol,
         atol,
         solver,
-        whole("max_steps", max_steps),
+        max_steps,
         diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         diffrax.TqdmProgressMeter() if progress else diffrax.NoProgressMeter(),
     )
     if is_traced((status, problem)):  # a batch must not copy a basis for every lane
         problem = eqx.tree_at(lambda p: p.spectrum, problem, spectrum)
-    elif throw and status != Status.OK:
-        message = Status(int(status)).message(float(stop_time))
-        raise RuntimeError(f"predict {message} (or pass throw=False to keep the part before)")
-    return Trajectory(times, error, parameters, bias, status, stop_time, problem, densities=saved)
+    elif throw and (ended := Status(int(status))) is not Status.OK:
+        message = ended.message(float(stop_time))
+        raise RuntimeError(f"the solve {message}. In Python throw=False keeps the part before")
+    return Trajectory(
+        times,
+        error,
+        parameters,
+        bias,
+        status,
+        stop_time,
+        problem,
+        densities=saved,
+        initial=state,
+        settings=settings_json(
+            rtol=rtol, atol=atol, solver=type(solver).__name__, max_steps=max_steps
+        ),
+    )
 
 
 def _smallest_scale(state: State):

@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from odeae.activations import AbstractActivation, activation
 from odeae.checks import whole
-from odeae.precision import Real, in_float64
+from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum
-from odeae.state import Modes, OrderParameters, State, order_parameters
+from odeae.state import OrderParameters, State, order_parameters
 
 
 class Autoencoder(eqx.Module):
@@ -99,12 +99,7 @@ class Problem(eqx.Module):
         modes, db = self.rule.drift(
             self.autoencoder.activation, jnp.concatenate(rho), state.rows(), bias
         )
-        w, u = modes.encoder, modes.decoder
-        return State(
-            Modes(w[:split], u[:split]),
-            Modes(w[split:], u[split:]),
-            0.0 * state.bias if db is None else db,
-        )
+        return State.from_rows(modes, split, 0.0 * state.bias if db is None else db)
 
 
 def sizes(problem: Any) -> tuple[Spectrum, int]:
@@ -134,3 +129,8 @@ def check_state(problem: Problem, state: State) -> None:
                 f"{np.shape(part)}; make it with random_state, aligned_state or "
                 "state_from_weights of the same problem"
             )
+    if not problem.autoencoder.bias and not is_traced(state.bias) and np.any(state.bias):
+        raise ValueError(
+            "`state` must have no biases for an autoencoder without them, got non-zero ones; "
+            "construct it with Autoencoder(..., bias=True)"
+        )

@@ -40,6 +40,10 @@ def generalisation_error(
 class AbstractRule(eqx.Module):
     """A learning rule: its drift at D → ∞ and one step at finite D."""
 
+    def rates(self) -> tuple[Real, ...]:
+        """Learning rates of the parts; the largest one sets the size of finite-D corrections."""
+        return (np.asarray(1.0),)
+
     @abc.abstractmethod
     def drift(
         self,
@@ -72,11 +76,11 @@ class SGD(AbstractRule):
     Raises `ValueError` unless lr > 0, the other rates and the decay are ≥ 0, and all are finite.
     """
 
-    lr: Float[Real, ""]
-    lr_encoder: Float[Real, ""]
-    lr_decoder: Float[Real, ""]
-    lr_bias: Float[Real, ""]
-    weight_decay: Float[Real, ""]
+    lr: Float[Real, "*batch"]
+    lr_encoder: Float[Real, "*batch"] | None
+    lr_decoder: Float[Real, "*batch"] | None
+    lr_bias: Float[Real, "*batch"] | None
+    weight_decay: Float[Real, "*batch"]
 
     def __init__(
         self,
@@ -89,9 +93,13 @@ class SGD(AbstractRule):
         self.lr = scalar("lr", lr, above=0.0)
         rates = {"lr_encoder": lr_encoder, "lr_decoder": lr_decoder, "lr_bias": lr_bias}
         for name, rate in rates.items():
-            value = self.lr if rate is None else scalar(name, rate, at_least=0.0)
-            setattr(self, name, value)
+            setattr(self, name, None if rate is None else scalar(name, rate, at_least=0.0))
         self.weight_decay = scalar("weight_decay", weight_decay, at_least=0.0)
+
+    def rates(self):
+        """Return (η_w, η_v, η_b): each part's own rate, or else `lr`."""
+        own = (self.lr_encoder, self.lr_decoder, self.lr_bias)
+        return tuple(self.lr if rate is None else rate for rate in own)
 
     def drift(self, activation, rho, modes, bias):
         """Return the right-hand side of docs/theory.md §4, gradient flow on the error.
@@ -100,25 +108,27 @@ class SGD(AbstractRule):
         du = η_v [ρ̃ c w − Σ_a G u_a] − κ u,  db = η_b [c_b R − Σ_a T0 B]
         """
         w, u = modes.encoder, modes.decoder
+        lr_w, lr_u, lr_b = self.rates()
         total = overlaps(modes, rho)
         a = activation.averages(total.Q1, bias)
         R, T0, rho, c = jnp.diagonal(total.R1), total.T0, rho[:, None], a.c[None, :]
         own = (2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1))[None, :]
-        dw = self.lr_encoder * rho * (c * u + own * w - w @ (T0 * a.P)) - self.weight_decay * w
-        du = self.lr_decoder * (rho * c * w - u @ a.G) - self.weight_decay * u
+        dw = lr_w * rho * (c * u + own * w - w @ (T0 * a.P)) - self.weight_decay * w
+        du = lr_u * (rho * c * w - u @ a.G) - self.weight_decay * u
         if bias is None:
             return Modes(dw, du), None
-        return Modes(dw, du), self.lr_bias * (a.c_b * R - jnp.sum(T0 * a.B, axis=1))
+        return Modes(dw, du), lr_b * (a.c_b * R - jnp.sum(T0 * a.B, axis=1))
 
     def update(self, activation, weights, x, trained_bias):
         """Return the weights after one step on x (docs/theory.md §1)."""
         W, V, b = weights
         dim = x.shape[-1]
+        lr_w, lr_v, lr_b = self.rates()
         field = W @ x / np.sqrt(dim) + b
         hidden = activation(field)
         residual = x - hidden @ V
         back = (V @ residual / dim) * activation.slope(field)
         decay = 1.0 - self.weight_decay / dim
-        W = decay * W + (self.lr_encoder / dim) * jnp.outer(back, x / np.sqrt(dim))
-        V = decay * V + (self.lr_decoder / dim) * jnp.outer(hidden, residual)
-        return Weights(W, V, b + (self.lr_bias / dim) * back if trained_bias else b)
+        W = decay * W + (lr_w / dim) * jnp.outer(back, x / np.sqrt(dim))
+        V = decay * V + (lr_v / dim) * jnp.outer(hidden, residual)
+        return Weights(W, V, b + (lr_b / dim) * back if trained_bias else b)

@@ -12,10 +12,10 @@ from odeae.activations import AbstractActivation
 from odeae.checks import array, numbers, save_times, whole
 from odeae.initial import draw_weights
 from odeae.precision import as_float, in_float64, is_traced, to_numpy
-from odeae.problem import Problem
+from odeae.problem import Problem, check_state, sizes
 from odeae.rules import AbstractRule, Weights, generalisation_error
 from odeae.state import Modes, OrderParameters, State, overlaps
-from odeae.trajectory import Checkpoint, Status, Trajectory
+from odeae.trajectory import Checkpoint, Status, Trajectory, settings_json
 
 # Three independent streams of every run: inputs, held-out inputs, initial weights.
 _INPUTS, _TEST, _START = range(3)
@@ -47,7 +47,7 @@ def _advance(rule: AbstractRule, activation, trained_bias, weights, x, scale, st
     """Steps `start` … `stop` − 1 of a block of inputs x (runs, steps, D), scaled per entry."""
 
     def step(i, weights):
-        now = jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False) * scale
+        now = jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False) * scale[None]
         return jax.vmap(lambda w, x: rule.update(activation, w, x, trained_bias))(weights, now)
 
     return jax.lax.fori_loop(start, stop, step, weights)
@@ -72,7 +72,7 @@ def _measure(activation: AbstractActivation, trained_bias, weights, rho, is_spik
         bias = b if trained_bias else None
         error = generalisation_error(activation, split.total(), bias, jnp.sum(scaled))
         W, V, b = weights
-        hidden = activation(x_test @ W.T / np.sqrt(dim) + b)
+        hidden = activation(x_test @ W.T / np.sqrt(dim) + b[None])
         test = jnp.mean(jnp.sum(jnp.square(x_test - hidden @ V), axis=1)) / (2.0 * dim)
         return split, error, test
 
@@ -82,12 +82,10 @@ def _measure(activation: AbstractActivation, trained_bias, weights, rho, is_spik
 class _Gaussian:
     """Gaussian inputs in the eigenbasis: normals times the square root of the eigenvalues."""
 
-    basis = None
-
     def __init__(self, problem: Problem, seed: int, runs: int, test_samples: int):
         self.dim, self.seed, self.runs = problem.spectrum.dim, seed, np.arange(runs)
         self.scale = np.sqrt(problem.spectrum.eigenvalues())
-        self.test = self.normals(_TEST, 0, test_samples) * self.scale
+        self.test = self.normals(_TEST, 0, test_samples) * self.scale[None, None]
 
     def normals(self, stream: int, block: int, count: int):
         key = np.asarray([self.seed, stream, block])
@@ -103,7 +101,7 @@ class _Real:
     def __init__(self, problem, seed, runs, test_samples, data, resample, end):
         spectrum = problem.spectrum
         self.dim, self.data, self.resample, self.seed = spectrum.dim, data, resample, seed
-        self.basis, self.scale = spectrum.basis, np.ones(spectrum.dim)
+        self.scale = np.ones(spectrum.dim)
         self.mean = 0.0 if spectrum.mean is None else spectrum.mean
         n = data.shape[0]
         held = max(1, n // 10)
@@ -171,45 +169,42 @@ def simulate(
 
     Raises `ValueError` for arguments of wrong kinds or shapes.
     """
-    if not isinstance(problem, Problem):
-        raise ValueError(f"`problem` must be an odeae Problem, got {type(problem).__name__}")
     if is_traced((problem, state, times)):
         raise ValueError("simulate needs concrete values; it can't be called under jit, vmap, grad")
-    spectrum, autoencoder = problem.spectrum, problem.autoencoder
-    hidden, dim = autoencoder.hidden, spectrum.dim
+    (spectrum, hidden), autoencoder = sizes(problem), problem.autoencoder
+    dim = spectrum.dim
     runs, seed = whole("runs", runs), whole("seed", seed, at_least=0)
     test_samples = whole("test_samples", test_samples)
     times = save_times(times)
     _check_size(runs, hidden, dim, test_samples, times[-1])
     steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
 
+    kind = f"SGD on {'Gaussian' if data is None else 'real'} inputs"
+    data = None if data is None else _check_data(problem, data)
+    basis = None if data is None else spectrum.basis
     first = 0
     if isinstance(weights, Checkpoint):
         first, seed, runs = weights.step, weights.seed, len(weights.weights.bias)
         start = _given_weights(problem, weights.weights, runs)
+        if weights.source != kind:
+            raise ValueError(f"`weights` are of {weights.source} and can't go on with {kind}")
         if steps[0] < first:
             raise ValueError(
                 f"`times` must not begin before the weights' own time {first / dim:.6g}, got "
                 f"{times[0]:g}"
             )
-    elif weights is not None:
-        start = _given_weights(problem, weights, runs)
-    elif state is None:
-        raise ValueError("give a `state` or `weights` to start from, got neither")
     else:
-        drawn = [draw_weights(problem, state, [seed, run, _START]) for run in range(runs)]
-        bias = np.tile(np.asarray(state.bias), (runs, 1))
-        start = Weights(np.stack([w for w, _ in drawn]), np.stack([v for _, v in drawn]), bias)
-
+        if weights is not None:
+            start = _given_weights(problem, weights, runs)
+        else:
+            start = _drawn_weights(problem, state, seed, runs)
+        if basis is not None:
+            start = Weights(start.encoder @ basis.T, start.decoder @ basis.T, start.bias)
     if data is None:
         source = _Gaussian(problem, seed, runs, test_samples)
     else:
-        data = _check_data(problem, data)
         source = _Real(problem, seed, runs, test_samples, data, resample, int(steps[-1]))
-    now = start
-    if source.basis is not None:
-        now = Weights(start.encoder @ source.basis.T, start.decoder @ source.basis.T, start.bias)
-    now = jax.tree.map(jnp.asarray, now)
+    now = jax.tree.map(jnp.asarray, start)
 
     is_spike = np.zeros(dim)
     order = np.arange(dim) if spectrum.order is None else spectrum.order
@@ -233,7 +228,7 @@ def simulate(
             biases.append(now.bias)
             measured.append(
                 _measure(
-                    autoencoder.activation, autoencoder.bias, now, rho, is_spike, source.basis,
+                    autoencoder.activation, autoencoder.bias, now, rho, is_spike, basis,
                     source.test,
                 )
             )  # fmt: skip
@@ -250,8 +245,6 @@ def simulate(
         lambda a: np.where(good.reshape(good.shape + (1,) * (a.ndim - 2)), a, np.nan),
         (split, error, test, bias),
     )
-    if source.basis is not None:
-        now = Weights(now.encoder @ source.basis, now.decoder @ source.basis, now.bias)
     return Trajectory(
         used,
         error,
@@ -261,9 +254,22 @@ def simulate(
         used[last],
         problem,
         test_error=test,
-        weights=Checkpoint(to_numpy(now), int(at), seed),
-        source="SGD on Gaussian inputs" if data is None else "SGD on real inputs",
+        weights=Checkpoint(to_numpy(now), int(at), seed, kind),
+        initial=state if weights is None else None,
+        source=kind,
+        settings=settings_json(
+            seed=seed, first_step=first, resample=resample, test_samples=test_samples
+        ),
     )
+
+
+def _drawn_weights(problem: Problem, state: State | None, seed: int, runs: int) -> Weights:
+    if state is None:
+        raise ValueError("give a `state` or `weights` to start from, got neither")
+    check_state(problem, state)
+    drawn = [draw_weights(problem, state, [seed, run, _START]) for run in range(runs)]
+    bias = np.tile(np.asarray(state.bias), (runs, 1))
+    return Weights(np.stack([w for w, _ in drawn]), np.stack([v for _, v in drawn]), bias)
 
 
 def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
@@ -279,7 +285,7 @@ def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
         ("V", V, (hidden, dim)),
         ("bias", np.zeros(hidden) if b is None else b, (hidden,)),
     ):
-        with_runs = np.ndim(value) == len(shape) + 1
+        with_runs = np.ndim(value) == len(shape) + 1  # pyright: ignore[reportArgumentType]
         value = array(name, value, (runs, *shape) if with_runs else shape)
         parts.append(np.array(np.broadcast_to(value, (runs, *shape))))
     if not problem.autoencoder.bias and np.any(parts[2]):

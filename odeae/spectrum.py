@@ -77,7 +77,7 @@ class Spectrum(eqx.Module):
     def trace(self) -> Real:
         """tr Ω/D, the sum of all scaled eigenvalues: twice the error of an untrained network."""
         modes = np.asarray(self.multiplicity, float)
-        return self.spikes.sum() + (self.bulk * modes).sum() / self.dim
+        return self.spikes.sum(-1) + (self.bulk * modes).sum(-1) / self.dim
 
     def bulk_rows(self, hidden: int) -> tuple[int, ...]:
         """Rows that stand for each bin: its modes, or 2K virtual ones where those are fewer."""
@@ -116,6 +116,8 @@ class Spectrum(eqx.Module):
 
     def eigenvalues(self) -> Float[Real, " dim"]:
         """All D eigenvalues ρ in the order as given: `given`, or each bin at its common value."""
+        if np.ndim(self.spikes) != 1:
+            raise ValueError("these are lanes of several spectra; take one of them")
         if self.given is not None:
             return self.given
         spikes, bulk = np.asarray(self.spikes), np.asarray(self.bulk)

@@ -16,8 +16,8 @@ class Modes(eqx.Module):
     w_τ = (ψ_τ·w_k)_k is not scaled; u_τ = (ψ_τ·v_k)_k/√D: both are O(1) on a spike.
     """
 
-    encoder: Float[Real, "modes hidden"]
-    decoder: Float[Real, "modes hidden"]
+    encoder: Float[Real, "*batch modes hidden"]
+    decoder: Float[Real, "*batch modes hidden"]
 
 
 class State(eqx.Module):
@@ -28,7 +28,13 @@ class State(eqx.Module):
 
     spikes: Modes
     bulk: Modes
-    bias: Float[Real, " hidden"]
+    bias: Float[Real, "*batch hidden"]
+
+    @classmethod
+    def from_rows(cls, rows: Modes, spikes: int, bias: Float[Real, " hidden"]) -> "State":
+        """State of all rows, the first `spikes` of which are spikes."""
+        w, u = rows.encoder, rows.decoder
+        return cls(Modes(w[:spikes], u[:spikes]), Modes(w[spikes:], u[spikes:]), bias)
 
     def rows(self) -> Modes:
         """All rows, spikes first: the drift is the same for both."""

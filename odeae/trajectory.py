@@ -19,7 +19,8 @@ from odeae.precision import Real, is_traced
 from odeae.problem import Autoencoder, Problem
 from odeae.rules import SGD, Weights
 from odeae.spectrum import Spectrum
-from odeae.state import Densities, ModeDensities, OrderParameters, Overlaps
+from odeae.state import Densities, ModeDensities, Modes, OrderParameters, Overlaps, State
+from odeae.words import one_of
 
 if TYPE_CHECKING:
     import xarray
@@ -40,8 +41,7 @@ class Status(enum.IntEnum):
         cause = {
             Status.DIVERGED: "diverged; the weights or their rates of change stopped being finite: "
             "check the rates and the initial state",
-            Status.BUDGET: "spent its step budget; give a larger `max_steps`, a looser `rtol`, or "
-            "an implicit `solver`",
+            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`",
             Status.UNRESOLVED: "left the range of field variances that the Quadrature resolves; "
             "construct it with a larger `q_max`",
         }[self]
@@ -49,14 +49,17 @@ class Status(enum.IntEnum):
 
 
 class Checkpoint(eqx.Module):
-    """Where simulated runs stand: weights (runs, K, D) in the eigenbasis, steps done, seed.
+    """Where simulated runs stand: weights (runs, K, D), steps done, seed, kind of inputs.
 
     Pass it to `simulate(..., weights=...)` to go on exactly as if the runs had not been stopped.
+    The weights are in the eigenbasis for Gaussian inputs; for real inputs in input space, because
+    an eigenbasis that is computed again may have other signs.
     """
 
     weights: Weights
     step: int = eqx.field(static=True)
     seed: int = eqx.field(static=True)
+    source: str = eqx.field(static=True)
 
 
 class Trajectory(eqx.Module):
@@ -69,7 +72,8 @@ class Trajectory(eqx.Module):
     Gaussian x. `order_parameters`: split into spikes and bulk, each (T, K, K). `bias` (T, K).
     `test_error` (T,): the same error on held-out samples (simulation). `densities`: on request.
     `status`: a `Status` value, `stop_time`: the time that was reached. `weights`: what a
-    simulation ended with, to be resumed. `samples`: what the inputs of a simulation were.
+    simulation ended with, to be resumed. `initial`: the state it started from, if any. `source`:
+    "theory" or what the inputs of the simulation were. `settings`: how it was computed, as JSON.
     """
 
     times: Float[Real, " times"]
@@ -82,27 +86,29 @@ class Trajectory(eqx.Module):
     test_error: Float[Real, "*batch times"] | None = None
     densities: Densities | None = None
     weights: Checkpoint | None = None
+    initial: State | None = None
     source: str = eqx.field(static=True, default="theory")
+    settings: str = eqx.field(static=True, default="{}")
 
     @property
     def Q1(self) -> Real:
         """W Ω Wᵀ/D, (…, T, K, K)."""
-        return self.order_parameters.spikes.Q1 + self.order_parameters.bulk.Q1
+        return self.order_parameters.total().Q1
 
     @property
     def R1(self) -> Real:
         """R1[k, l] = v_k Ω w_l/D^{3/2}, (…, T, K, K)."""
-        return self.order_parameters.spikes.R1 + self.order_parameters.bulk.R1
+        return self.order_parameters.total().R1
 
     @property
     def T1(self) -> Real:
         """V Ω Vᵀ/D², (…, T, K, K)."""
-        return self.order_parameters.spikes.T1 + self.order_parameters.bulk.T1
+        return self.order_parameters.total().T1
 
     @property
     def T0(self) -> Real:
         """V Vᵀ/D, (…, T, K, K)."""
-        return self.order_parameters.spikes.T0 + self.order_parameters.bulk.T0
+        return self.order_parameters.total().T0
 
     @property
     def excess(self) -> Real:
@@ -116,26 +122,27 @@ class Trajectory(eqx.Module):
         head = f"{_activation_name(network.activation)}, K={network.hidden}, D={dim}"
         if is_traced(self):
             return f"Trajectory({self.source}, {head}, traced)"
-        error, times = np.asarray(self.error), _first(self.times, 1)
+        error, times = np.asarray(self.error), self.shared_times()
         count, span = len(times), f"t = {times[0]:.4g} … {times[-1]:.4g}"
         batch = self.error.shape[:-1]
         many = "" if not batch else f", {int(np.prod(batch))} {self._batch_name}s"
         lines = [f"Trajectory: {self.source}, {head}{many}, {count} times, {span}"]
-        final, first = error[..., -1].ravel(), error[..., 0].ravel()
-        if not batch:
-            lines.append(f"  error    {first[0]:.6g} → {final[0]:.6g}")
-        else:
-            spread = f" (from {np.min(final):.4g} to {np.max(final):.4g})"
-            lines.append(
-                f"  error    {np.mean(first):.6g} → {np.mean(final):.6g} on average{spread}"
-            )
+        codes, stops = np.ravel(self.status), np.ravel(self.stop_time)
+        bad = np.flatnonzero(codes != Status.OK)
+        if not batch and np.isfinite(error[0]):
+            last = int(np.sum(np.isfinite(error))) - 1
+            until = "" if last == count - 1 else f" at t = {times[last]:.4g}, then it stopped"
+            lines.append(f"  error    {error[0]:.6g} → {error[last]:.6g}{until}")
+        elif batch and len(bad) < len(codes):
+            good = error.reshape(-1, count)[codes == Status.OK]
+            first, final = good[:, 0], good[:, -1]
+            spread = f"on average (from {np.min(final):.4g} to {np.max(final):.4g})"
+            lines.append(f"  error    {np.mean(first):.6g} → {np.mean(final):.6g} {spread}")
         levels = self.pca_levels()
         if levels is not None:
             lines.append(
                 f"  PCA      {levels[-1]:.6g} at rank {network.hidden}, {levels[0]:.6g} at rank 0"
             )
-        codes, stops = np.ravel(self.status), np.ravel(self.stop_time)
-        bad = np.flatnonzero(codes != Status.OK)
         if len(bad) == 0:
             lines.append("  status   ok")
         else:
@@ -144,6 +151,13 @@ class Trajectory(eqx.Module):
                 f"  status   {which}{Status(int(codes[bad[0]])).message(float(stops[bad[0]]))}"
             )
         return "\n".join(lines)
+
+    def shared_times(self) -> np.ndarray:
+        """The times (T,) of all lanes; raises `ValueError` for lanes with times of their own."""
+        first = _first(self.times, 1)
+        if not np.array_equal(np.broadcast_to(first, np.shape(self.times)), self.times):
+            raise ValueError("these lanes have different `times`; take them one by one")
+        return first
 
     def pca_levels(self) -> np.ndarray | None:
         """PCA errors of rank 0 … K, (K + 1,); None for lanes of different spectra."""
@@ -207,6 +221,13 @@ class Trajectory(eqx.Module):
             ):
                 values = getattr(self.weights.weights, name)
                 data[f"weights_{name}"] = ((*batch, *dims), values)
+        if self.initial is not None:
+            for part, dim in (("spikes", "spike"), ("bulk", "row")):
+                for name in ("encoder", "decoder"):
+                    values = getattr(getattr(self.initial, part), name)
+                    data[f"initial_{part}_{name}"] = ((*batch[: values.ndim - 2], dim, "k"), values)
+            bias = self.initial.bias
+            data["initial_bias"] = ((*batch[: bias.ndim - 1], "k"), bias)
         lumped = {
             "spikes": "spike",
             "bulk": "bin",
@@ -221,41 +242,43 @@ class Trajectory(eqx.Module):
         data["spectrum_multiplicity"] = ("bin", np.asarray(spectrum.multiplicity, np.int64))
         dataset = xr.Dataset(
             {name: (dims, np.asarray(values)) for name, (dims, values) in data.items()},
-            coords={"time": _first(self.times, 1)},
+            coords={"time": self.shared_times()},
         )
-        for name, (unit, text) in _UNITS.items():
-            if name in dataset.variables:
-                dataset[name].attrs = {"units": unit, "long_name": text}
-        dataset["status"].attrs = {
+        for name in dataset.variables:
+            unit, text = _unit(str(name))
+            dataset[name].attrs = {"units": unit, "long_name": text}
+        dataset["status"].attrs |= {
             "flag_values": [int(s) for s in Status],
             "flag_meanings": " ".join(s.name for s in Status),
         }
         dataset.attrs = {
             "source": self.source,
             "problem": json.dumps(_describe(self.problem)),
+            "settings": self.settings,
             "odeae_version": odeae.__version__,
             "reference": "Refinetti & Goldt, ICML 2022, arXiv:2201.02115",
         }
         if self.weights is not None:
             dataset.attrs |= {"step": self.weights.step, "seed": self.weights.seed}
+            dataset.attrs["inputs"] = self.weights.source
         return dataset
 
-    def save(
-        self, path: str | os.PathLike, overwrite: bool = False, group: str | None = None
-    ) -> None:
+    def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
         """Write the dataset of `to_xarray` to a netCDF file, whole or not at all.
 
-        `group`: save under this name, so that one file can hold several curves (see `save_all`).
         Raises `OSError` kinds for an existing file (unless `overwrite`), a missing or unwritable
-        folder.
+        folder. Several curves fit into one file with `odeae.save_all`.
         """
-        save_all(path, {group: self}, overwrite)
+        save_all(path, {None: self}, overwrite)
 
 
 def save_all(
     path: str | os.PathLike, trajectories: dict[str | None, Trajectory], overwrite: bool = False
 ) -> None:
-    """Write several trajectories to one netCDF file, each in the group of its name."""
+    """Write several trajectories to one netCDF file, whole or not at all, each in its group.
+
+    Read them with `load(path, group=name)`. Raises the `OSError` kinds of `Trajectory.save`.
+    """
     with writing(path, overwrite) as temporary:
         for i, (group, trajectory) in enumerate(trajectories.items()):
             trajectory.to_xarray().to_netcdf(
@@ -267,7 +290,10 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
     """Return the `Trajectory` that was saved at `path` (in `group`).
 
     `activation`: needed only if the network had a `Quadrature` of a function of your own, which a
-    file can't hold. Raises `FileNotFoundError`, and `ValueError` for files that odeae didn't write.
+    file can't hold. Eigenvectors are not kept: to simulate on real inputs, build the spectrum from
+    the data again (`weights` go on exactly).
+
+    Raises `FileNotFoundError`, and `ValueError` for files that odeae didn't write.
     """
     import xarray as xr
 
@@ -292,12 +318,9 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
         part: Overlaps(*(get(f"{name}_{part}") for name in ("Q1", "R1", "T1", "T0")))
         for part in ("spikes", "bulk")
     }
-    spectrum = Spectrum.__new__(Spectrum)
-    for name in ("spikes", "bulk", "order", "given", "mean"):
-        object.__setattr__(spectrum, name, get(f"spectrum_{name}"))
-    object.__setattr__(spectrum, "basis", None)
     counts = tuple(int(m) for m in data["spectrum_multiplicity"].values)
-    object.__setattr__(spectrum, "multiplicity", counts)
+    kept = {name: get(f"spectrum_{name}") for name in ("spikes", "bulk", "order", "given", "mean")}
+    spectrum = _unchecked(Spectrum, multiplicity=counts, basis=None, **kept)
     saved = None
     if "q_spikes" in data.variables:
         kinds = [ModeDensities(*(get(f"{n}_{p}") for n in "qrt")) for p in ("spikes", "bulk")]
@@ -305,7 +328,15 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
     checkpoint = None
     if "weights_encoder" in data.variables:
         weights = Weights(*(get(f"weights_{name}") for name in ("encoder", "decoder", "bias")))
-        checkpoint = Checkpoint(weights, int(data.attrs["step"]), int(data.attrs["seed"]))
+        attrs = data.attrs
+        checkpoint = Checkpoint(weights, int(attrs["step"]), int(attrs["seed"]), attrs["inputs"])
+    initial = None
+    if "initial_bias" in data.variables:
+        rows = [
+            Modes(get(f"initial_{part}_encoder"), get(f"initial_{part}_decoder"))
+            for part in ("spikes", "bulk")
+        ]
+        initial = State(rows[0], rows[1], get("initial_bias"))
     return Trajectory(
         get("time"),
         get("error"),
@@ -317,7 +348,9 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
         get("test_error"),
         saved,
         checkpoint,
+        initial,
         data.attrs["source"],
+        data.attrs["settings"],
     )
 
 
@@ -329,11 +362,32 @@ _UNITS = {
     "R1": ("1", "V Ω Wᵀ/D^{3/2}, [k, l] = v_k Ω w_l"),
     "T1": ("1", "V Ω Vᵀ/D²"),
     "T0": ("1", "V Vᵀ/D"),
+    "q": ("1", "density w wᵀ of a mode (the mean mode of a bin)"),
+    "r": ("1", "density u wᵀ of a mode (the mean mode of a bin), u = v/√D"),
+    "t": ("1", "density u uᵀ of a mode (the mean mode of a bin), u = v/√D"),
     "bias": ("1", "hidden bias"),
     "stop_time": ("steps/D", "time that was reached"),
+    "status": ("1", "how the solve ended"),
+    "weights_encoder": ("1", "entries of W at the end"),
+    "weights_decoder": ("1", "entries of V at the end"),
+    "weights_bias": ("1", "hidden biases at the end"),
+    "initial": ("1", "rows of the initial state: w = ψ·w_k and u = ψ·v_k/√D"),
     "spectrum_spikes": ("variance/D", "scaled eigenvalue of each spike"),
     "spectrum_bulk": ("variance", "eigenvalue of each bulk bin"),
+    "spectrum_multiplicity": ("1", "modes in each bulk bin"),
+    "spectrum_order": ("1", "which eigenvalue, as given, each mode is"),
+    "spectrum_given": ("variance", "eigenvalues as given"),
+    "spectrum_mean": ("√variance", "mean of the inputs"),
 }
+
+
+def _unit(name: str) -> tuple[str, str]:
+    """Unit and description of a variable; parts such as Q1_bulk have those of the whole."""
+    if name in _UNITS:
+        return _UNITS[name]
+    whole, part = name.split("_")[:2]
+    unit, text = _UNITS[whole]
+    return unit, f"{text}, {part}"
 
 
 def _first(values: Any, ndim: int) -> np.ndarray:
@@ -345,7 +399,16 @@ def _first(values: Any, ndim: int) -> np.ndarray:
 
 
 def _number(value: Any) -> Any:
-    return np.asarray(value).tolist()
+    return None if value is None else np.asarray(value).tolist()
+
+
+def settings_json(**settings: Any) -> str:
+    """How a trajectory was computed, for its `settings`; what is traced has no value yet."""
+
+    def plain(value: Any) -> Any:
+        return "traced" if is_traced(value) else _number(value)
+
+    return json.dumps({name: plain(value) for name, value in settings.items()})
 
 
 def _activation_name(activation: AbstractActivation) -> str:
@@ -381,13 +444,20 @@ def _problem(config: dict[str, Any], spectrum: Spectrum, activation: Any) -> Pro
         activation = Quadrature(NAMED_FUNCTIONS[name], **kind)
     network = Autoencoder(config["hidden"], activation or name, bias=config["bias"])
     kind = dict(config["rule"])
-    rule = {"SGD": SGD}[kind.pop("name")].__new__(SGD)
-    for field, value in kind.items():
-        object.__setattr__(rule, field, np.asarray(value, np.float64))
-    problem = Problem.__new__(Problem)
-    for field, value in (("spectrum", spectrum), ("autoencoder", network), ("rule", rule)):
-        object.__setattr__(problem, field, value)
-    return problem
+    rules = {"SGD": SGD}
+    rule = rules[one_of("learning rule", kind.pop("name"), rules)]
+    rates = {name: None if v is None else np.asarray(v, np.float64) for name, v in kind.items()}
+    return _unchecked(
+        Problem, spectrum=spectrum, autoencoder=network, rule=_unchecked(rule, **rates)
+    )
+
+
+def _unchecked(cls: type, **fields: Any) -> Any:
+    """An object of values that were checked when they were saved; lanes have an extra axis."""
+    result = object.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(result, name, value)
+    return result
 
 
 def log_times(

@@ -12,6 +12,7 @@ import matplotlib as mpl
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 mpl.use("Agg")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import oracles
+import plain
 import pytest
 from scipy import special
 
@@ -513,7 +514,7 @@ def test_slope_is_the_derivative():
         np.testing.assert_allclose(activation.slope(x), slope, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("q", [100.1, 1e4, np.inf])
+@pytest.mark.parametrize("q", [100.1, 1e4, 1e300])
 def test_quadrature_names_the_variance_that_it_cannot_resolve(q):
     Q = np.diag([1.0, q])
     with pytest.raises(ValueError, match=r"100") as caught:
@@ -582,3 +583,25 @@ def test_appendix_integrals_meet_direct_quadrature(name):
         direct = oracles.nested(integrand(g, slope), C, kinked=name == "relu")
         tolerance = 1e-8 if name == "tanh" else 1e-11
         assert abs(values[integral] - direct) < tolerance, (integral, values[integral], direct)
+
+
+NOT_COVARIANCES = {
+    "[[1.0, 0.5]]": "must be",
+    "[[-1.0, 0.0], [0.0, 1.0]]": "must have variances ≥ 0, got -1 at (0, 0)",
+    "[[1.0, 0.5], [0.1, 1.0]]": "must be symmetric, got 0.5 at (0, 1) and 0.1 at (1, 0)",
+    "[[1.0, 5.0], [5.0, 1.0]]": "must have correlations within [−1, 1], got 5 at (0, 1)",
+    "[[1.0, math.nan], [math.nan, 1.0]]": "must be finite, got nan at index (0, 1)",
+}
+
+
+def test_what_is_no_covariance_is_refused():
+    """Clipping a correlation of 5 to 1 once gave a finite average."""
+    calls = {"odeae.Erf().averages({})": "`Q`", "odeae.I2(odeae.ReLU(), {})": "`C`"}
+    lines = {
+        call.format(matrix): f"{name} {message}"
+        for call, name in calls.items()
+        for matrix, message in NOT_COVARIANCES.items()
+    }
+    said = plain.errors("import odeae, math", lines)
+    for line, message in lines.items():
+        assert said[line].startswith(f"ValueError: {message}")

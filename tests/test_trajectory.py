@@ -43,6 +43,49 @@ def test_a_saved_trajectory_comes_back_equal(curves, name, tmp_path):
     assert eqx.tree_equal(odeae.load(tmp_path / "x.nc"), curves[name]) is True
 
 
+def test_several_trajectories_share_a_file_and_order_and_eigenvalues_come_back(tmp_path):
+    """A spectrum of data has what a spiked one lacks: order, eigenvalues, mean."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 12)) * np.repeat([2.0, 0.5], 6) + 1.0
+    rho = np.linalg.eigvalsh(np.cov(x.T, bias=True))  # smallest first: an order to be kept
+    for spectrum in (
+        odeae.Spectrum.from_data(x, spikes=2, bins=3),
+        odeae.Spectrum.from_eigenvalues(rho, spikes=2, bins=3),
+    ):
+        own = odeae.Problem(spectrum, odeae.Autoencoder(2, bias=True), odeae.SGD(lr_encoder=0.5))
+        state = odeae.random_state(own)
+        runs = odeae.simulate(own, state, [0.0, 1.0], runs=2)
+        both = {"theory": odeae.predict(own, state, runs.times), "runs": runs}
+        odeae.save_all(tmp_path / "both.nc", both, overwrite=True)
+        for name, curve in both.items():
+            back = odeae.load(tmp_path / "both.nc", group=name)
+            bare = eqx.tree_at(lambda t: t.problem.spectrum.basis, curve, None, is_leaf=_is_none)
+            assert eqx.tree_equal(back, bare) is True
+        again = odeae.predict(back.problem, back.initial, back.times)
+        np.testing.assert_array_equal(again.error, both["theory"].error)
+
+
+def _is_none(x):
+    return x is None
+
+
+def test_resuming_on_data_does_not_depend_on_the_signs_of_an_eigenbasis(tmp_path):
+    """eigh fixes no signs: weights kept in the eigenbasis once went on with other ones."""
+    x = np.random.default_rng(1).standard_normal((80, 6)) * np.arange(1, 7)
+    spectrum = odeae.Spectrum.from_data(x)
+    own = odeae.Problem(spectrum, odeae.Autoencoder(2))
+    state, times = odeae.random_state(own), np.array([0.0, 3.0, 6.0])
+    whole = odeae.simulate(own, state, times, runs=2, data=x)
+    odeae.simulate(own, state, times[:2], runs=2, data=x).save(tmp_path / "half.nc")
+    signs = np.where(np.arange(6) % 2, -1.0, 1.0)
+    flipped = eqx.tree_at(lambda p: p.spectrum.basis, own, spectrum.basis * signs)
+    weights = odeae.load(tmp_path / "half.nc").weights
+    rest = odeae.simulate(flipped, None, times[2:], data=x, weights=weights)
+    np.testing.assert_array_equal(rest.test_error[:, 0], whole.test_error[:, 2])
+    with pytest.raises(ValueError, match="SGD on real inputs and can't go on with SGD on Gaussian"):
+        odeae.simulate(own, None, times[2:], weights=weights)
+
+
 def test_lanes_come_back_equal(lanes, tmp_path):
     lanes.save(tmp_path / "x.nc")
     back = odeae.load(tmp_path / "x.nc")
@@ -86,6 +129,9 @@ def test_the_dataset_has_the_contract_names_dims_and_configuration(curves):
     assert data["time"].attrs["units"] == "steps/D"
     config = json.loads(data.attrs["problem"])
     assert config["rule"]["weight_decay"] == 0.01
+    assert config["rule"]["lr_encoder"] is None
+    assert json.loads(data.attrs["settings"])["seed"] == 0
+    assert all("units" in data[name].attrs for name in data.variables)
     assert config["hidden"] == 2
     assert curves["theory"].to_xarray()["q_bulk"].dims == ("time", "bin", "k", "l")
 
@@ -108,6 +154,29 @@ def test_print_answers_the_first_questions(curves, lanes, problem):
     assert "status   ok" in text
     assert "3 runs" in str(curves["runs"])
     assert "2 lanes" in str(lanes)
+
+
+def test_lanes_are_counted_and_drawn_without_those_that_failed(problem):
+    def curve(scale):
+        state = odeae.random_state(problem, 0.3, scale)
+        return odeae.predict(problem, state, jnp.array([0.0, 1.0, 5.0]), max_steps=25)
+
+    three = jax.vmap(curve)(jnp.array([0.1, 0.3, 50.0]))
+    assert list(three.status) == [0, 0, 2]
+    assert "nan" not in str(three)
+    assert "1 of 3 failed" in str(three)
+    plt.close(three.plot().figure)
+
+
+def test_lanes_with_times_of_their_own_are_not_mixed(problem):
+    def curve(end):
+        times = jnp.array([0.0, 0.5]) * end
+        return odeae.predict(problem, odeae.random_state(problem), times)
+
+    two = jax.vmap(curve)(jnp.array([1.0, 2.0]))
+    for use in (str, lambda t: t.to_xarray(), odeae.plot):
+        with pytest.raises(ValueError, match="different `times`"):
+            use(two)
 
 
 def test_print_says_why_a_solve_stopped(problem):
@@ -167,6 +236,13 @@ def test_log_times_are_increasing_whole_steps():
         odeae.log_times(1.0, start=2.0)
 
 
+def test_every_public_name_can_be_imported():
+    assert set(odeae.__all__) == set(odeae._MODULE)
+    assert all(hasattr(odeae, name) for name in odeae.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'predikt'"):
+        odeae.predikt
+
+
 def test_plots_show_what_they_claim(curves, lanes):
     ax = odeae.plot(curves["theory"], curves["runs"])
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), curves["theory"].error)
@@ -183,6 +259,8 @@ def test_plots_show_what_they_claim(curves, lanes):
     np.testing.assert_array_equal(axes[0, 1].lines[1].get_ydata(), curves["theory"].R1[:, 0, 1])
     with pytest.raises(ValueError, match="`labels` must have 1 entries"):
         odeae.plot(curves["theory"], labels=[])
+    with pytest.raises(ValueError, match="unknown `quantity` 'eror'"):
+        odeae.plot(curves["runs"], quantity="eror")
     plt.close("all")
 
 
