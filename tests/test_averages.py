@@ -586,7 +586,7 @@ def test_appendix_integrals_meet_direct_quadrature(name):
 
 
 NOT_COVARIANCES = {
-    "[[1.0, 0.5]]": "must be",
+    "[[1.0, 0.5]]": "must",
     "[[-1.0, 0.0], [0.0, 1.0]]": "must have variances ≥ 0, got -1 at (0, 0)",
     "[[1.0, 0.5], [0.1, 1.0]]": "must be symmetric, got 0.5 at (0, 1) and 0.1 at (1, 0)",
     "[[1.0, 5.0], [5.0, 1.0]]": "must have correlations within [−1, 1], got 5 at (0, 1)",

@@ -1,0 +1,198 @@
+"""`compare` on made-up curves, where the answer is known."""
+
+import dataclasses
+import re
+
+import numpy as np
+import plain
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import t as student
+
+import odeae
+
+DIM, RUNS = 1000, 8
+PROBLEM = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.5], DIM), odeae.Autoencoder(2))
+TIMES = np.arange(0.0, 20.0)
+CURVE = 1.0 + np.exp(-TIMES / 5.0)
+
+
+def trajectory(error, source, times=TIMES, **fields):
+    error = np.asarray(error)
+    zeros = np.zeros((*error.shape, 2, 2))
+    part = odeae.state.Overlaps(zeros, zeros, zeros, zeros)
+    shape = error.shape[:-1]
+    return odeae.Trajectory(
+        times=np.asarray(times),
+        error=error,
+        order_parameters=odeae.OrderParameters(part, part),
+        bias=np.zeros((*error.shape, 2)),
+        status=fields.pop("status", np.zeros(shape, int)),
+        stop_time=np.full(shape, times[-1]),
+        problem=PROBLEM,
+        source=source,
+        **fields,
+    )
+
+
+def theory(error=CURVE, times=TIMES, **fields):
+    return trajectory(error, "theory", times, **fields)
+
+
+def simulated(offset=0.0, noise=0.01, runs=RUNS, seed=0, inputs="Gaussian", times=TIMES, **fields):
+    """Runs scattered about a curve that is `offset` off the theory, with the same start."""
+    scatter = noise * np.random.default_rng(seed).standard_normal((runs, len(times)))
+    error = np.interp(times, TIMES, CURVE) + (offset + scatter) * (np.asarray(times) > 0)
+    fields = {"test_error": error + 0.5} | fields
+    return trajectory(error, f"SGD on {inputs} inputs", times, **fields)
+
+
+def test_the_numbers():
+    runs = simulated(0.02)
+    check = odeae.compare(theory(), runs)
+    gap = runs.error.mean(0) - CURVE
+    se = runs.error.std(0, ddof=1) / np.sqrt(RUNS)
+    assert_allclose(check.deviation, gap)
+    assert_allclose(check.standard_error, se)
+    assert_allclose(check.z[1:], gap[1:] / se[1:])
+    assert check.z[0] == 0
+    assert_allclose(check.largest, np.abs(gap).max())
+    assert_allclose(check.relative, np.abs(gap).max() / 2.0)
+    assert_allclose(student.sf(check.threshold, RUNS - 1) * 2 * len(TIMES), 0.01)
+    assert (check.on, check.runs, check.dim, check.source) == (
+        "error",
+        RUNS,
+        DIM,
+        "Gaussian inputs",
+    )
+
+
+def test_noise_is_called_deviating_in_one_case_of_a_hundred():
+    verdicts = [odeae.compare(theory(), simulated(seed=s)).verdict for s in range(400)]
+    assert verdicts.count("noise") >= 380  # two tests, of all times and of their average
+    assert verdicts.count("noise") < 400
+
+
+@pytest.mark.parametrize(
+    ("offset", "noise", "verdict"),
+    [
+        (0.0, 0.01, "noise"),
+        (0.0, 0.0, "noise"),
+        (0.0022, 1e-5, "finite size"),  # ½ η (tr Ω/D)/D of the first error is 0.0025
+        (-0.0022, 1e-5, "finite size"),
+        (0.0028, 1e-5, "deviates"),
+        (0.1, 0.01, "deviates"),
+    ],
+)
+def test_verdict(offset, noise, verdict):
+    check = odeae.compare(theory(), simulated(offset, noise))
+    assert check.verdict == verdict
+    assert check.agrees == (verdict != "deviates")
+    words = {
+        "noise": r"agrees within sampling noise \(",
+        "finite size": r"agrees within sampling noise .* and a finite-size allowance of 0.0025",
+        "deviates": "deviates by more than sampling noise",
+    }
+    assert re.search(words[verdict], str(check))
+
+
+def test_one_bad_time_is_enough():
+    runs = simulated(noise=1e-4)
+    runs = dataclasses.replace(runs, error=runs.error + 0.02 * (TIMES == 7))
+    check = odeae.compare(theory(), runs)
+    assert check.verdict == "deviates"
+    assert "at t=7" in str(check)
+
+
+def test_a_deviation_that_all_times_share_is_seen_below_the_noise_of_each():
+    check = odeae.compare(theory(), simulated(0.013, 0.015))
+    assert np.all(np.abs(check.z) < check.threshold)
+    assert check.verdict == "deviates"
+    gaps = simulated(0.013, 0.015).error - CURVE
+    assert_allclose(check.average, gaps.mean())
+    assert_allclose(check.average_error, gaps.mean(1).std(ddof=1) / np.sqrt(RUNS))
+
+
+def test_allowance_grows_with_the_rate_and_the_variance_of_the_inputs():
+    want = {(1.0, 0.5): 0.5 * 2.499 / 1000, (3.0, 0.5): 1.5 * 2.499 / 1000}
+    for (rate, spike), allowance in want.items():
+        rule = odeae.SGD(lr_encoder=rate)
+        spectrum = odeae.Spectrum.spiked([1.0, spike], DIM)
+        p = odeae.Problem(spectrum, PROBLEM.autoencoder, rule)
+        curve, runs = (dataclasses.replace(t, problem=p) for t in (theory(), simulated()))
+        check = odeae.compare(curve, runs)
+        assert_allclose(check.allowance, allowance * CURVE[0], rtol=2e-3)
+
+
+def test_verdict_says_what_was_compared():
+    text = str(odeae.compare(theory(), simulated(runs=5)))
+    assert text.startswith(
+        "theory against `error` of 5 runs of Gaussian inputs, D=1000, 20 times from t=0 to 19: "
+    )
+    real = odeae.compare(theory(), simulated(inputs="real", noise=1e-6))
+    assert real.on == "test_error"
+    assert_allclose(real.deviation, 0.5, atol=1e-5)
+    assert "`test_error` of 8 runs of real inputs" in str(real)
+    assert odeae.compare(theory(), simulated(inputs="real"), on="error").agrees
+
+
+def test_theory_may_have_more_times_and_be_half_a_step_off():
+    finer = np.arange(0.0, 19.01, 0.25)
+    full = theory(np.interp(finer, TIMES, CURVE), finer)
+    assert odeae.compare(full, simulated(times=TIMES[::2] + 0.0004 * (TIMES[::2] > 0))).agrees
+    with pytest.raises(ValueError, match=r"half a step \(1/\(2D\) = 0.0005\), but has none at 8.0"):
+        odeae.compare(full, simulated(times=[0.0, 8.01, 9.0]))
+
+
+SETUP = """
+import dataclasses, numpy as np, odeae
+spectrum, network = odeae.Spectrum.spiked([1.0, 0.5], 20), odeae.Autoencoder(2)
+p = odeae.Problem(spectrum, network)
+s, times = odeae.random_state(p), np.array([0.0, 1.0])
+t, r = odeae.predict(p, s, times), odeae.simulate(p, s, times, runs=2)
+def theory(spectrum=spectrum, network=network, rule=p.rule, **fields):
+    return dataclasses.replace(t, problem=odeae.Problem(spectrum, network, rule), **fields)
+"""
+BAD = {
+    "odeae.compare(t, t)": r"compare\(theory, runs\) takes .* got 'theory' and 'theory'",
+    "odeae.compare(r, t)": r"compare\(theory, runs\) takes .* 'SGD on Gaussian .* and 'theory'",
+    "odeae.compare(t.error, r)": r"`theory` must be an odeae Trajectory, got ndarray",
+    "odeae.compare(t, None)": r"`runs` must be an odeae Trajectory, got NoneType",
+    "odeae.compare(t, r, on='eror')": r"unknown `on` 'eror': .* did you mean 'error'\?",
+    "odeae.compare(t, odeae.simulate(p, s, times, runs=1))": r".* at least two runs, got 1",
+    "odeae.compare(theory(times=[0, 2]), r)": r"`theory` must have all .* none at 1;",
+    "odeae.compare(theory(network=odeae.Autoencoder(1)), r)": (
+        r"`theory` and `runs` must be of the same problem, .* autoencoder: .*hidden=1.*hidden=2"
+    ),
+    "odeae.compare(theory(rule=odeae.SGD(lr=2.0)), r)": (
+        r".* same problem, .* another rule: SGD\(lr=.*2.* and SGD\(lr=.*1"
+    ),
+    "odeae.compare(theory(odeae.Spectrum.spiked([1.0, 0.5], 21)), r)": (
+        r".* same spectrum, got .*dim=21.*dim=20"
+    ),
+    "odeae.compare(theory(status=odeae.Status.BUDGET), r)": (
+        r"`theory` did not finish: stopped at .* `max_steps`"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def said():
+    return plain.errors(SETUP, BAD)
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_is_named_in_one_line(said, line):
+    assert re.match(f"ValueError: .*{BAD[line]}", said[line]), said[line]
+    assert "\n" not in said[line]
+
+
+def test_a_batch_of_theories_is_refused():
+    with pytest.raises(ValueError, match=r"`theory` must be a single curve, got shape \(2, 20\)"):
+        odeae.compare(theory(np.stack([CURVE, CURVE])), simulated())
+
+
+def test_diverged_runs_are_refused():
+    runs = simulated(status=np.array([0] * 7 + [int(odeae.Status.DIVERGED)]))
+    with pytest.raises(ValueError, match=r"`runs` did not finish: .*diverged"):
+        odeae.compare(theory(), runs)
