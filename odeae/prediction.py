@@ -168,7 +168,7 @@ def predict(
     Source: docs/theory.md §4 (Refinetti & Goldt 2022).
     """
     check_state(problem, state)
-    times = jnp.asarray(save_times(times))
+    times = save_times(times)
     rtol = scalar("rtol", rtol, above=0.0)
     if not is_traced(rtol) and rtol > 0.1:
         raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
