@@ -537,10 +537,9 @@ def demo(
     print("held out: mean error on samples that a run never saw; by formula: the theory's own")
     print("definition from the weights of the runs, exact for Gaussian inputs only.")
     formula = checks["patches, by formula"]
-    print(
-        f"The patches are not Gaussian: by formula they are up to {100 * formula.relative:.1f} % of "
-        f"the first error away from the theory."
-    )
+    percent = 100.0 * formula.relative
+    print(f"The patches, which are not Gaussian, are by formula up to {percent:.1f} % of the first")
+    print("error away from the theory.")
     levels = problem.spectrum.pca_errors(8)
     print(f"theory at the end: {theory.error[-1]:.4f}, PCA error of rank 8: {levels[-1]:.4f}")
     print(f"wrote {picture}, {archive}")
