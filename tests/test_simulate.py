@@ -13,6 +13,7 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
+from odeae.simulation import _Gaussian
 
 DIM, HIDDEN = 64, 3
 TIMES = np.array([0.0, 0.5, 1.0, 2.0])
@@ -133,6 +134,9 @@ def test_the_start_is_the_state():
     for name in ("Q1", "R1", "T1", "T0"):
         assert_allclose(getattr(got, name)[:, 0], np.stack([getattr(want, name)] * 3), atol=1e-13)
     assert_allclose(got.error[:, 0], p.error(state), rtol=1e-13)
+    W = got.weights.weights.encoder
+    assert_array_equal(W[0, :, :3], W[1, :, :3])  # the spikes
+    assert np.all(np.abs(W[0, :, 3:] - W[1, :, 3:]) > 1e-6)
 
     rho = np.concatenate([400.0 * np.array([1.0, 0.5]), np.linspace(2.0, 0.2, 398)])
     p = problem(spectrum=odeae.Spectrum.from_eigenvalues(rho, spikes=2))
@@ -226,8 +230,8 @@ def test_weights_with_and_without_a_run_axis():
 
 def test_times_are_rounded_to_steps_and_saved_once():
     p = problem()
-    got = odeae.simulate(p, odeae.random_state(p), [0.0, 0.001, 0.3, 0.301, 1.0], runs=2)
-    assert_array_equal(got.times, [0.0, 19 / 64, 1.0])
+    got = odeae.simulate(p, odeae.random_state(p), [0.0, 0.001, 0.31, 0.313, 1.0], runs=2)
+    assert_array_equal(got.times, [0.0, 20 / 64, 1.0])
     assert got.error.shape == (2, 3)
     check = odeae.compare(odeae.predict(p, odeae.random_state(p), got.times), got)
     assert check.agrees
@@ -264,6 +268,34 @@ def test_held_out_rows_are_never_trained_on(resample):
     two = Recorder(data)
     odeae.simulate(p, odeae.random_state(p), [1.0], runs=2, data=two, test_samples=30)
     assert set(two.read[0]) != set(two.read[1])  # another tenth in every run
+
+
+def test_once_through_uses_every_row_once():
+    """To first order in a tiny rate the change of the weights is a sum over the rows."""
+    data, p = draw_data(600)
+    rule, file = odeae.SGD(lr=1e-8), Recorder(data)
+    p = odeae.Problem(p.spectrum, p.autoencoder, rule)
+    W, V = np.random.default_rng(1).standard_normal((2, HIDDEN, DIM))
+    steps = 540  # blocks of 256, 256 and 28
+    got = odeae.simulate(
+        p, None, [steps / DIM], runs=1, data=file, weights=(W, V), resample=False, test_samples=60
+    )
+    rows = np.array(sorted(set(range(600)) - set(file.read[0])))
+    assert len(rows) == steps
+    W, V = W @ p.spectrum.basis.T, V @ p.spectrum.basis.T
+    x = data[rows] - p.spectrum.mean
+    g, _ = reference._erf(x @ W.T / np.sqrt(DIM))
+    assert_allclose(
+        got.weights.weights.decoder[0] - V, 1e-8 / DIM * g.T @ (x - g @ V), rtol=1e-5, atol=1e-14
+    )
+
+
+def test_gaussian_inputs_are_not_the_held_out_ones():
+    inputs = _Gaussian(problem(), 0, 2, 256)
+    normals = [np.asarray(inputs.test) / inputs.scale, inputs.block(0), inputs.block(1)]
+    flat = np.concatenate(normals).reshape(6, -1)
+    assert_allclose(np.corrcoef(flat), np.eye(6), atol=0.03)  # 16,384 normals each
+    assert_allclose(np.mean(flat**4), 3.0, atol=0.1)
 
 
 def test_memory_mapped_data_give_the_same(tmp_path):
