@@ -95,7 +95,7 @@ LONG = [
     pytest.param("relu", 6, False, 1000, 0.1, 1.0, id="relu-wide", marks=pytest.mark.slow),
     pytest.param("linear", 6, False, 1000, 1.0, 1.0, id="linear", marks=pytest.mark.slow),
     pytest.param("tanh", 3, False, 100, 0.1, 1.0, id="tanh", marks=pytest.mark.slow),
-    pytest.param("gelu", 3, True, 100, 0.1, 1.0, id="gelu-bias", marks=pytest.mark.slow),
+    pytest.param("gelu", 2, False, 100, 0.1, 1.0, id="gelu", marks=pytest.mark.slow),
 ]
 
 
@@ -104,7 +104,7 @@ def test_no_drift_into_nonsense(activation, hidden, bias, dim, std, lr):
     spectrum = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim)
     p = odeae.Problem(spectrum, odeae.Autoencoder(hidden, activation, bias=bias), odeae.SGD(lr=lr))
     state = odeae.random_state(p, std, std, bias=0.1 if bias else 0.0)
-    got = odeae.predict(p, state, np.geomspace(0.1, 1e4, 100))
+    got = odeae.predict(p, state, np.geomspace(0.1, 1e4, 100), max_steps=10**6)  # some are stiff
     assert np.all(got.error >= spectrum.pca_error(hidden) - 1e-6)
     assert np.all(np.diff(got.error) <= 1e-6 * got.error[0])  # a gradient flow descends
     gram = np.block([[got.Q1, got.R1.swapaxes(1, 2)], [got.R1, got.T1]])
