@@ -122,7 +122,10 @@ def bench_sgd(dim=1000, short=1000, long=6000):
             repeats=7,
         ) / (long - short)
         ours = (seconds[:, 1] - seconds[:, 0]) / runs
-        name, note = f"one SGD step, D={dim}, K=3", f"{runs} runs at once, time per run"
+        name, note = (
+            f"one SGD step, D={dim}, K=3",
+            "one run" if runs == 1 else f"{runs} runs at once, per run",
+        )
         for yardstick, theirs in (("NumPy normals", seconds[:, 2]), ("NumPy SGD", seconds[:, 3])):
             yield row(name, "simulate", yardstick, np.stack([ours, theirs], axis=1), note)
 

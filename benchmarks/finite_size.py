@@ -47,9 +47,9 @@ def deviations(dim, runs, times=TIMES):
     return np.concatenate(parts)
 
 
-def fit(dims, means, errors):
-    """Weighted least squares means = b + a/D: (b, a), their standard errors, and χ²."""
-    design = np.stack([np.ones(len(dims)), 1.0 / np.asarray(dims, float)], axis=1)
+def fit(dims, means, errors, powers):
+    """Weighted least squares means = Σ_p c_p D^(−p): c, its standard errors, and χ²."""
+    design = np.asarray(dims, float)[:, None] ** -np.asarray(powers, float)
     weighted = design / errors[:, None]
     covariance = np.linalg.inv(weighted.T @ weighted)
     best = covariance @ weighted.T @ (means / errors)
@@ -71,11 +71,16 @@ def report(window, dims, statistics):
             f"| {dim} | {len(values)} | {mean:+.6f} ± {error:.6f} | "
             f"{dim * mean:+.3f} ± {dim * error:.3f} |"
         )
-    (b, a), (b_error, a_error), chi2 = fit(dims, means, errors)
+    (b, a), (b_error, a_error), chi2 = fit(dims, means, errors, [0, 1])
     lines.append(
         f"\nFit b + a/D: a = {a:+.3f} ± {a_error:.3f}; at 1/D → 0 there remains b = {b:+.1e} ± "
         f"{b_error:.1e} ({b / b_error:+.1f} standard errors); χ² = {chi2:.1f} for "
         f"{len(dims) - 2} degrees of freedom."
+    )
+    (a, c), (a_error, c_error), chi2 = fit(dims, means, errors, [1, 2])
+    lines.append(
+        f"Fit a/D + c/D²: a = {a:+.3f} ± {a_error:.3f}, c = {c:+.1f} ± {c_error:.1f}; "
+        f"χ² = {chi2:.1f}."
     )
     return "\n".join(lines)
 

@@ -24,6 +24,25 @@ app = typer.Typer(
     epilog="Try: [bold]odeae predict --spikes 1,0.6,0.3 --dim 1000 --hidden 3 --plot curve.png[/]",
 )
 
+
+def _version(asked: bool | None) -> None:
+    if asked:
+        from odeae import __version__
+
+        print(f"odeae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 Config = Annotated[
     str | None, typer.Argument(metavar="[CONFIG.toml]", help="Settings; flags override them.")
 ]
@@ -72,6 +91,9 @@ def _command(*tables: list[config.Setting]) -> Callable:
 
 def _start_jax() -> None:
     """Switch on float64, and keep compiled programs on disk: a second run starts at once."""
+    # Equinox's run-time errors are host callbacks, which keep a program out of the cache; odeae
+    # reports failures as a status and needs none of them.
+    os.environ.setdefault("EQX_ON_ERROR", "nan")
     import jax
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "odeae"
@@ -259,6 +281,14 @@ def _load_runs(values: dict[str, Any], problem: Any) -> Any:
     return runs
 
 
+def _denser(times: Any) -> Any:
+    """The times of the runs and more between them, for a smooth curve."""
+    import numpy as np
+
+    between = times[1:-1, None] * (times[2:] / times[1:-1])[:, None] ** np.linspace(0, 1, 6)[1:-1]
+    return np.unique(np.concatenate([times, between.ravel()]))
+
+
 @_command(config.COMMON, config.SOLVE, config.OUTPUT)
 def predict(values: dict[str, Any], as_json: bool) -> None:
     """Predict the learning curve from a spectrum: the theory alone."""
@@ -293,9 +323,14 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
     if values["resume"] is not None:
         saved = _load_runs(values, problem)
         checkpoint, done = saved.weights, float(saved.times[-1])
-        times = times[times > done]
-        if len(times) == 0:
+        if times[-1] <= done:
             raise ValueError(f"the saved runs already stand at t={done:g}; give a later --end")
+        if values["times"] is None:
+            from odeae.trajectory import log_times
+
+            dim = problem.spectrum.dim
+            times = done + log_times(times[-1] - done, values["count"] or 30, dim=dim)
+        times = times[times >= done]
     runs = _simulate(values, problem, times, checkpoint)
     if as_json:
         _dump(_summary(runs))
@@ -326,7 +361,7 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
     _start_jax()
     problem = config.build_problem(values)
     times = config.build_times(values, 30, problem.spectrum.dim)
-    theory = _predict(values, problem, times)
+    theory = _predict(values, problem, _denser(times))
     runs = _simulate(values, problem, times)
     _outputs(values, {"theory": theory, "runs": runs}, as_json)
     check = compare_(theory, runs)
@@ -336,6 +371,9 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
                 "verdict": check.verdict,
                 "agrees": check.agrees,
                 "on": check.on,
+                "runs": check.runs,
+                "threshold": check.threshold,
+                "allowance": check.allowance,
                 "largest_deviation": check.largest,
                 "relative": check.relative,
                 "average_deviation": check.average,
@@ -481,7 +519,7 @@ def demo(
         print(f"{len(patches)} patches: {problem.spectrum}")
     state = random_state(problem)
     times = log_times(end, 40, start=end / 1000.0, dim=problem.spectrum.dim)
-    theory = predict_(problem, state, times)
+    theory = predict_(problem, state, _denser(times))
     curves: dict[str | None, Any] = {"theory": theory}
     for name, data in (("gaussian", None), ("real", patches)):
         curves[name] = simulate_(
@@ -562,6 +600,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:
+        if not error.format_message():  # no command: the help was shown
+            sys.exit(1)
         path = error.ctx.command_path if error.ctx else "odeae"
         _fail(f"{error.format_message()} (see {path} --help)")
     except (KeyboardInterrupt, typer.Abort):

@@ -3,9 +3,11 @@
 import dataclasses
 
 import equinox as eqx
+import jax
 import numpy as np
 from scipy.special import stdtrit
 
+from odeae.state import State
 from odeae.trajectory import Status, Trajectory
 from odeae.words import one_of
 
@@ -69,36 +71,46 @@ class Comparison:
     def verdict(self) -> str:
         """The least that explains all deviations and their average.
 
-        "noise", "finite size" (noise and the allowance) or else "deviates".
+        "noise", "finite size" (noise and the allowance) or else "deviates"; "too few runs" where
+        fewer than 4 leave the noise itself unknown.
         """
+        if self.runs < 4:
+            return "too few runs"
         deviation = np.append(np.abs(self.deviation), abs(self.average))
-        noise = np.append(
-            self.threshold * self.standard_error,
-            _student(self.runs, 1) * self.average_error,
-        )
+        noise = np.append(self._noise, _student(self.runs, 1) * self.average_error)
         if np.all(deviation <= noise + 1e-9 * self.theory[0]):
             return "noise"
         return "finite size" if np.all(deviation <= noise + self.allowance) else "deviates"
 
     @property
-    def agrees(self) -> bool:
-        """Whether noise and the finite-size allowance explain every deviation."""
-        return self.verdict != "deviates"
+    def agrees(self) -> bool | None:
+        """Whether noise and the finite-size allowance explain every deviation; None: can't tell."""
+        return None if self.verdict == "too few runs" else self.verdict != "deviates"
+
+    @property
+    def _noise(self) -> np.ndarray:
+        return self.threshold * self.standard_error
 
     def __str__(self):
         i, j = int(np.argmax(np.abs(self.deviation))), int(np.argmax(np.abs(self.z)))
-        bound = f"|z| ≤ {self.threshold:.1f} at all times"
+        count = len(self.times)
+        beyond = np.abs(self.deviation) > self._noise + 1e-9 * self.theory[0]
+        most = np.max(np.abs(self.deviation[beyond]), initial=0.0)
+        bound = f"noise meaning |z| < {self.threshold:.1f} for {self.runs} runs and {count} times"
+        allowance = f"finite-size allowance {self.allowance:.2g}"
+        within = f"{count - np.sum(beyond)} of {count} times lie within sampling noise"
         meaning = {
-            "noise": f"agrees within sampling noise ({bound})",
-            "finite size": f"agrees within sampling noise ({bound}) and a finite-size allowance "
-            f"of {self.allowance:.2g}",
-            "deviates": f"deviates by more than sampling noise ({bound}) and a finite-size "
-            f"allowance of {self.allowance:.2g}",
+            "noise": f"agrees: all {count} times lie within sampling noise ({bound}).",
+            "finite size": f"agrees: {within}, the others, up to {most:.2g} away, within noise and "
+            f"the {allowance} ({bound}).",
+            "deviates": f"deviates: {within}, the others are up to {most:.2g} away, or their "
+            f"average is, which noise and the {allowance} don't explain ({bound}).",
+            "too few runs": "can't tell: fewer than 4 runs leave the noise itself unknown.",
         }[self.verdict]
         return (
             f"theory against `{self.on}` of {self.runs} runs of {self.source}, D={self.dim}, "
-            f"{len(self.times)} times from t={self.times[0]:.4g} to {self.times[-1]:.4g}: "
-            f"{meaning}.\nLargest deviation {self.deviation[i]:+.3g} at t={self.times[i]:.4g} "
+            f"{count} times from t={self.times[0]:.4g} to {self.times[-1]:.4g}: {meaning}\n"
+            f"Largest deviation {self.deviation[i]:+.3g} at t={self.times[i]:.4g} "
             f"({100 * self.relative:.2g} % of the first error), largest z {self.z[j]:+.2f} at "
             f"t={self.times[j]:.4g}; average over times {self.average:+.2g} ± "
             f"{self.average_error:.2g}, standard error at one time up to "
@@ -108,6 +120,17 @@ class Comparison:
 
 def _student(runs: int, times: int) -> float:
     return float(-stdtrit(runs - 1, 0.005 / times))
+
+
+def _same_start(a: State | None, b: State | None) -> bool:
+    """False if spikes or biases are known to differ; bulks may have been cut into other bins."""
+    if a is None or b is None:
+        return True
+    known = (jax.tree.leaves((state.spikes, state.bias)) for state in (a, b))
+    return all(
+        np.shape(x) != np.shape(y) or np.allclose(x, y, rtol=1e-9)
+        for x, y in zip(*known, strict=True)
+    )
 
 
 def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comparison:
@@ -143,6 +166,11 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
         raise ValueError(
             f"`theory` and `runs` must be of the same spectrum, got {ours.spectrum} and "
             f"{theirs.spectrum}"
+        )
+    if not _same_start(theory.initial, runs.initial):
+        raise ValueError(
+            "`theory` and `runs` must start from the same state, but their `initial` differ; pass "
+            "one state to predict and simulate"
         )
     by_default = "test_error" if "real" in runs.source else "error"
     on = one_of("on", by_default if on is None else on, ["error", "test_error"])

@@ -65,7 +65,7 @@ STATE = _table(
 TIMES = _table(
     "times",
     ("end", float, "Last time, in steps/D \\[100]."),
-    ("count", int, "Number of log-spaced times, from end/10⁴, and 0."),
+    ("count", int, "Number of log-spaced times, from end/10⁴, and 0 \\[200; with runs 30]."),
     ("times", str, "These times instead: 0,1,10,100.", None, "LIST"),
 )
 SOLVE = _table(
@@ -112,7 +112,8 @@ def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"can't read {str(path)!r} as TOML: {error}") from error
+        hint = "" if path.suffix == ".toml" else " (did you mean --data?)"
+        raise ValueError(f"can't read {str(path)!r} as TOML: {error}{hint}") from error
     # one file may serve all commands: settings of another command are known, but not used here
     known = {s.section: {} for s in ALL}
     for s in ALL:
@@ -121,7 +122,9 @@ def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
     values = {}
     for section, table in tables.items():
         if section not in known:
-            raise ValueError(f"{path}: unknown section [{section}]{nearest(section, known)}")
+            home = next((s.section for s in ALL if s.key == section), None)
+            hint = f": put it under [{home}]" if home else nearest(section, known)
+            raise ValueError(f"{path}: unknown section [{section}]{hint}")
         if not isinstance(table, dict):
             raise ValueError(f"{path}: {section} must be a section, [{section}], got {table!r}")
         for key, value in table.items():

@@ -28,7 +28,8 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
         if path.suffix in (".csv", ".txt"):
             return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"can't read {str(path)!r}: {error}") from error
+        hint = " (has it a header line? remove it)" if path.suffix in (".csv", ".txt") else ""
+        raise ValueError(f"can't read {str(path)!r}: {error}{hint}") from error
     raise ValueError(f"can't read {str(path)!r}: expected one of {', '.join(_READERS)}")
 
 

@@ -36,6 +36,10 @@ def plot(
     axis is logarithmic (t = 0 is left out) unless times span less than a factor of 20. Returns the
     Axes.
     """
+    kinds = [type(trajectory).__name__ for trajectory in trajectories]
+    if not kinds or set(kinds) != {"Trajectory"}:
+        got = ", ".join(kinds) or "nothing"
+        raise ValueError(f"plot takes trajectories, such as plot(theory, runs), got {got}")
     ax = _axes(ax, figsize=(6.4, 4.2))
     if labels is not None and len(labels) != len(trajectories):
         raise ValueError(f"`labels` must have {len(trajectories)} entries, got {len(labels)}")
@@ -60,6 +64,7 @@ def plot(
             values = curves
         else:
             real = "real" in trajectory.source
+            own = " (test error)" if real and quantity is None and labels is None else ""
             shown = quantity or ("test_error" if real else "error")
             values = getattr(trajectory, one_of("quantity", shown, ["error", "test_error"]))
             values = np.asarray(values)[np.asarray(trajectory.status) == 0]
@@ -80,7 +85,7 @@ def plot(
                 ms=4.5,
                 lw=1.0,
                 zorder=3,
-                label=f"{name}, {runs} runs",
+                label=f"{name}{own}, {runs} runs",
             )
             values = values.mean(axis=0)
         if not np.isfinite(values).any():
@@ -89,7 +94,7 @@ def plot(
     if last > 20.0 * first:
         ax.set_xscale("log")
         ax.set_xlim(first, last)
-    pca = trajectories[0].pca_levels() if levels and trajectories else None
+    pca = trajectories[0].pca_levels() if levels else None
     if pca is not None:
         low, high = min(low, pca[-1]), max(high, pca[-1])
     logarithmic = low > 0 and high > 20.0 * low
@@ -104,8 +109,7 @@ def plot(
         _draw_levels(ax, pca)
     ax.set_xlabel("time  t = steps / D")
     ax.set_ylabel("generalisation error  ‖x − x̂‖² / 2D")
-    if trajectories:
-        ax.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    ax.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
     return ax
 
 
@@ -136,8 +140,9 @@ def _draw_levels(ax: Any, pca: np.ndarray) -> None:
 def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
     """Draw the entries of Q1, R1, T1 and T0 against time in four panels.
 
-    Diagonal entries are solid, the others faint; runs of a simulation are averaged. `axes`: four
-    Axes, or None for a new 2 × 2 figure. Returns them as an array.
+    Diagonal entries have a colour per neuron, the others are grey; runs of a simulation (and lanes)
+    are averaged. `axes`: four Axes, or None for a new 2 × 2 figure. Returns them as an array, so
+    that `axes[0, 0].figure` is the figure.
     """
     if axes is None:
         import matplotlib.pyplot as plt
@@ -152,20 +157,18 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
         values = values.reshape(-1, *values.shape[-3:]).mean(axis=0)
         for k in range(values.shape[-1]):
             for m in range(values.shape[-1]):
-                colour = _COLOURS[0] if k == m else _COLOURS[4]
-                ax.plot(
-                    times,
-                    values[:, k, m],
-                    color=colour,
-                    lw=1.5 if k == m else 0.7,
-                    alpha=0.9 if k == m else 0.6,
-                )
+                own = k == m
+                style = {"color": f"C{k % 10}", "lw": 1.5} if own else {"color": "0.6", "lw": 0.7}
+                label = f"k = l = {k}" if own else "k ≠ l" if (k, m) == (0, 1) else None
+                ax.plot(times, values[:, k, m], label=label, zorder=2 if own else 1, **style)
         if positive.size and times[-1] > 20.0 * positive[0]:
             ax.set_xscale("log")
             ax.set_xlim(positive[0], times[-1])
         ax.set_title(f"{name} = {formula}", fontsize=10)
     for ax in panels[2:]:
         ax.set_xlabel("time  t = steps / D")
+    if trajectory.bias.shape[-1] <= 10:
+        panels[0].legend(frameon=False, fontsize=7.5)
     return axes
 
 

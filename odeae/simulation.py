@@ -184,8 +184,11 @@ def simulate(
     basis = None if data is None else spectrum.basis
     first = 0
     if isinstance(weights, Checkpoint):
-        first, seed, runs = weights.step, weights.seed, len(weights.weights.bias)
+        asked, runs = runs, len(weights.weights.bias)
+        first, seed = weights.step, weights.seed
         start = _given_weights(problem, weights.weights, runs)
+        if asked not in (runs, 8):  # 8 is the default
+            raise ValueError(f"`runs` can't change: the `weights` are of {runs} runs, got {asked}")
         if weights.source != kind:
             raise ValueError(f"`weights` are of {weights.source} and can't go on with {kind}")
         if steps[0] < first:

@@ -20,7 +20,7 @@ from odeae.problem import Autoencoder, Problem
 from odeae.rules import SGD, Weights
 from odeae.spectrum import Spectrum
 from odeae.state import Densities, ModeDensities, Modes, OrderParameters, Overlaps, State
-from odeae.words import one_of
+from odeae.words import nearest, one_of
 
 if TYPE_CHECKING:
     import xarray
@@ -275,10 +275,15 @@ class Trajectory(eqx.Module):
 def save_all(
     path: str | os.PathLike, trajectories: dict[str | None, Trajectory], overwrite: bool = False
 ) -> None:
-    """Write several trajectories to one netCDF file, whole or not at all, each in its group.
+    """Write a dict of trajectories to one netCDF file, whole or not at all, each in its group.
 
     Read them with `load(path, group=name)`. Raises the `OSError` kinds of `Trajectory.save`.
     """
+    if not isinstance(trajectories, dict):
+        raise ValueError(
+            "save_all takes a file and a dict of trajectories, such as "
+            f'save_all("x.nc", {{"theory": theory}}), got {type(trajectories).__name__}'
+        )
     with writing(path, overwrite) as temporary:
         for i, (group, trajectory) in enumerate(trajectories.items()):
             trajectory.to_xarray().to_netcdf(
@@ -303,13 +308,15 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
         with xr.open_dataset(path, group=group, engine="h5netcdf") as opened:
             data = opened.load()
     except (OSError, ValueError, KeyError) as error:
-        where = "" if group is None else f" (group {group!r})"
-        raise ValueError(f"can't read {str(path)!r}{where} as netCDF: {error}") from error
+        groups = _groups(path)
+        if group is not None and group not in groups:
+            hint = nearest(group, groups)
+            raise ValueError(f"no group {group!r} in {str(path)!r}{hint}") from error
+        raise ValueError(f"can't read {str(path)!r} as netCDF: {error}") from error
     if "problem" not in data.attrs:
-        raise ValueError(
-            f"{str(path)!r} holds no odeae trajectory"
-            + (" here; its curves may be in groups: pass group=..." if group is None else "")
-        )
+        groups = ", ".join(_groups(path))
+        hint = f"; its groups are {groups}: pass group=" if groups else ""
+        raise ValueError(f"{str(path)!r} holds no odeae trajectory{hint}")
 
     def get(name: str) -> Any:
         return data[name].values if name in data.variables else None
@@ -352,6 +359,16 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
         data.attrs["source"],
         data.attrs["settings"],
     )
+
+
+def _groups(path: str | os.PathLike) -> list[str]:
+    import h5netcdf
+
+    try:
+        with h5netcdf.File(path, "r") as file:
+            return list(file.groups)
+    except OSError:
+        return []
 
 
 _UNITS = {

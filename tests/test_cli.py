@@ -88,7 +88,7 @@ def test_compare_states_a_verdict_and_keeps_both_curves(shell):
     result = json.loads(shell("compare", *flags, "--json")[1])
     assert result["largest_deviation"] < 0.05 * result["theory"][0]
     both = [odeae.load("both.nc", group=name) for name in ("theory", "runs")]
-    np.testing.assert_array_equal(both[0].times, both[1].times)
+    assert set(both[1].times) < set(both[0].times)  # the theory stands in between as well
     with pytest.raises(ValueError, match="group"):
         odeae.load("both.nc")
 

@@ -89,9 +89,9 @@ def test_verdict(offset, noise, verdict):
     assert check.verdict == verdict
     assert check.agrees == (verdict != "deviates")
     words = {
-        "noise": r"agrees within sampling noise \(",
-        "finite size": r"agrees within sampling noise .* and a finite-size allowance of 0.0025",
-        "deviates": "deviates by more than sampling noise",
+        "noise": "agrees: all 20 times lie within sampling noise",
+        "finite size": "agrees: .* of 20 times lie within sampling noise, .*allowance 0.0025",
+        "deviates": "deviates: .* up to .* which noise and the .*allowance 0.0025 don't explain",
     }
     assert re.search(words[verdict], str(check))
 
@@ -198,3 +198,16 @@ def test_diverged_runs_are_refused():
     runs = simulated(status=np.array([0] * 7 + [int(odeae.Status.DIVERGED)]))
     with pytest.raises(ValueError, match=r"`runs` did not finish: .*diverged"):
         odeae.compare(theory(), runs)
+
+
+def test_few_runs_and_other_starts_are_not_called_agreement():
+    """Two runs once "agreed", at |z| < 637, with the theory of another initial state."""
+    problem = odeae.Problem(odeae.Spectrum.spiked([1.0], 50), odeae.Autoencoder(1))
+    states = [odeae.random_state(problem, seed=seed) for seed in (0, 1)]
+    times = [0.0, 1.0]
+    two = odeae.simulate(problem, states[0], times, runs=2)
+    check = odeae.compare(odeae.predict(problem, states[0], times), two)
+    assert check.agrees is None
+    assert "can't tell" in str(check)
+    with pytest.raises(ValueError, match="must start from the same state"):
+        odeae.compare(odeae.predict(problem, states[1], times), two)

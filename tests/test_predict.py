@@ -95,7 +95,6 @@ LONG = [
     pytest.param("relu", 6, False, 1000, 0.1, 1.0, id="relu-wide", marks=pytest.mark.slow),
     pytest.param("linear", 6, False, 1000, 1.0, 1.0, id="linear", marks=pytest.mark.slow),
     pytest.param("tanh", 3, False, 100, 0.1, 1.0, id="tanh", marks=pytest.mark.slow),
-    pytest.param("gelu", 2, False, 100, 0.1, 1.0, id="gelu", marks=pytest.mark.slow),
 ]
 
 
