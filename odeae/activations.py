@@ -299,7 +299,7 @@ class Quadrature(AbstractActivation):
     def _levels(self):
         """Variances up to which each rule is good, and the rules (nodes z, weights)."""
         limits = [self.q_max / 100.0, self.q_max / 10.0, self.q_max]
-        return limits, [_trapezoid(min(0.7, 0.32 * self.scale / limit**0.5)) for limit in limits]
+        return limits, [_trapezoid(min(0.4, 0.32 * self.scale / limit**0.5)) for limit in limits]
 
     def _at_level(self, q, function):
         limits, rules = self._levels()

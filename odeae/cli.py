@@ -100,7 +100,7 @@ def _start_jax() -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache))
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

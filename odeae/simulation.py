@@ -176,7 +176,8 @@ def simulate(
     runs, seed = whole("runs", runs), whole("seed", seed, at_least=0)
     test_samples = whole("test_samples", test_samples)
     times = save_times(times)
-    _check_size(runs, hidden, dim, test_samples, times[-1])
+    count = len(weights.weights.bias) if isinstance(weights, Checkpoint) else runs
+    _check_size(count, hidden, dim, test_samples, times[-1])
     steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
 
     kind = f"SGD on {'Gaussian' if data is None else 'real'} inputs"
@@ -184,7 +185,7 @@ def simulate(
     basis = None if data is None else spectrum.basis
     first = 0
     if isinstance(weights, Checkpoint):
-        asked, runs = runs, len(weights.weights.bias)
+        asked, runs = runs, count
         first, seed = weights.step, weights.seed
         start = _given_weights(problem, weights.weights, runs)
         if asked not in (runs, 8):  # 8 is the default

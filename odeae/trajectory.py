@@ -41,7 +41,8 @@ class Status(enum.IntEnum):
         cause = {
             Status.DIVERGED: "diverged; the weights or their rates of change stopped being finite: "
             "check the rates and the initial state",
-            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`",
+            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`, "
+            "in Python also an implicit `solver` such as diffrax.Kvaerno5()",
             Status.UNRESOLVED: "left the range of field variances that the Quadrature resolves; "
             "construct it with a larger `q_max`",
         }[self]

@@ -526,6 +526,17 @@ def test_quadrature_names_the_variance_that_it_cannot_resolve(q):
     assert np.isnan(traced.G[:, 1]).all()
 
 
+@pytest.mark.parametrize("q_max", [0.01, 0.1, 0.3, 0.5, 1.0, 3.0, 1000.0])
+def test_every_q_max_resolves_tanh(q_max):
+    """Nodes were once coarsest, in units of the field, where q_max was near one half."""
+    act = Quadrature(jnp.tanh, q_max=q_max)
+    got = act.averages(np.array([[q_max]])).G[0, 0]
+    z = np.linspace(-12, 12, 40001)
+    weight = np.exp(-0.5 * z * z)
+    expected = np.tanh(np.sqrt(q_max) * z) ** 2 @ weight / weight.sum()
+    assert got == pytest.approx(expected, rel=1e-8)
+
+
 def test_scale_and_q_max_move_together():
     steep = Quadrature(lambda x: jnp.tanh(30 * x), scale=1 / 30, q_max=100 / 900)
     Q, b = matrices(smooth_points())
