@@ -592,10 +592,18 @@ def _terminated(*_: Any) -> None:
 
 def main() -> None:
     """Run the shell; every failure that has a message is one line on stderr and exit code 1."""
+    before = signal.signal(signal.SIGTERM, _terminated), warnings.showwarning
     warnings.showwarning = lambda message, *args, **kwargs: print(
         f"odeae: warning: {message}", file=sys.stderr
     )
-    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        _run()
+    finally:  # for those who call this from a process of their own
+        signal.signal(signal.SIGTERM, before[0])
+        warnings.showwarning = before[1]
+
+
+def _run() -> None:
     code = 130
     try:
         code = app(standalone_mode=False)
