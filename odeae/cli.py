@@ -143,7 +143,7 @@ def _save_figure(axes: Any, path: str | Path, overwrite: bool) -> None:
         plt.close(axes.figure)
 
 
-def _table(title: str, columns: dict[str, list[str]]) -> None:
+def _table(columns: dict[str, list[str]], title: str | None = None) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -302,7 +302,6 @@ def predict(values: dict[str, Any], as_json: bool) -> None:
         print(theory)
         rows = _some(theory.times)
         _table(
-            "",
             {
                 "t = steps/D": [f"{theory.times[i]:.4g}" for i in rows],
                 "error": [f"{theory.error[i]:.6f}" for i in rows],
@@ -329,7 +328,8 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
             from odeae.trajectory import log_times
 
             dim = problem.spectrum.dim
-            times = done + log_times(times[-1] - done, values["count"] or 30, dim=dim)
+            count = 30 if values["count"] is None else values["count"]
+            times = done + log_times(times[-1] - done, count, dim=dim)
         times = times[times >= done]
     runs = _simulate(values, problem, times, checkpoint)
     if as_json:
@@ -339,7 +339,6 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
         rows = _some(runs.times)
         mean, test = runs.error.mean(axis=0), runs.test_error.mean(axis=0)
         _table(
-            "",
             {
                 "t = steps/D": [f"{runs.times[i]:.4g}" for i in rows],
                 "error": [f"{mean[i]:.6f}" for i in rows],
@@ -389,7 +388,6 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
     else:
         rows = _some(check.times)
         _table(
-            "",
             {
                 "t = steps/D": [f"{check.times[i]:.4g}" for i in rows],
                 "theory": [f"{check.theory[i]:.6f}" for i in rows],
@@ -455,7 +453,6 @@ def spectrum(
             print(f"{zeros} of {values.dim} eigenvalues are 0")
         rows = range(min(ranks, values.dim))
         _table(
-            "",
             {
                 "rank": [str(i + 1) for i in rows],
                 "ρ": [f"{rho[i]:.5g}" for i in rows],
@@ -561,7 +558,6 @@ def demo(
     biggest = [abs(check.deviation).argmax() for check in checks.values()]
     each = list(zip(checks.values(), biggest, strict=True))
     _table(
-        f"SGD ({runs} runs each) against the theory, t = 0 … {times[-1]:g}",
         {
             "inputs, error": list(checks),
             "at the end": [f"{c.mean[-1]:.4f}" for c, _ in each],
@@ -571,6 +567,7 @@ def demo(
             "average dev.": [f"{c.average:+.4f} ± {c.average_error:.4f}" for c, _ in each],
             "verdict": [c.verdict for c, _ in each],
         },
+        f"SGD ({runs} runs each) against the theory, t = 0 … {times[-1]:g}",
     )
     print("held out: mean error on samples that a run never saw; by formula: the theory's own")
     print("definition from the weights of the runs, exact for Gaussian inputs only.")

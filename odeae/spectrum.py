@@ -61,6 +61,10 @@ class Spectrum(eqx.Module):
         if self.dim == 0:
             raise ValueError("a spectrum needs at least one eigenvalue, got none")
         dim = self.dim
+        if not (order is None or is_traced(order)):
+            order = np.asarray(order)
+            if not np.array_equal(np.sort(order), np.arange(dim)):
+                raise ValueError(f"`order` must be a permutation of 0 … {dim - 1}, got {order}")
         self.order = order
         self.given = None if given is None else array("given", given, (dim,))
         self.basis = None if basis is None else array("basis", basis, (dim, dim))
@@ -251,7 +255,12 @@ class Spectrum(eqx.Module):
     @classmethod
     @in_float64
     def power_law(
-        cls, dim: int, exponent: Any, variance: Any = 1.0, spikes: int = 32, bins: int = 32
+        cls,
+        dim: int,
+        exponent: Any,
+        variance: Any = 1.0,
+        spikes: int | None = None,
+        bins: int = 32,
     ) -> "Spectrum":
         """ρ_τ ∝ τ^(−exponent), τ = 1 … D, with mean eigenvalue `variance`.
 
@@ -259,7 +268,9 @@ class Spectrum(eqx.Module):
         their exact mean. `exponent` and `variance` may be traced, `dim` may be huge.
         """
         dim, bins = _dimension(dim), whole("bins", bins)
-        spikes = min(whole("spikes", spikes, at_least=0), dim)
+        spikes = min(32, dim) if spikes is None else whole("spikes", spikes, at_least=0)
+        if spikes > dim:
+            raise ValueError(f"`spikes` must be at most `dim`, {dim}, got {spikes}")
         exponent = scalar("exponent", exponent, at_least=0.0)
         variance = scalar("variance", variance, above=0.0)
         edges = np.unique(np.geomspace(spikes + 1, dim + 1, bins + 1).round().astype(np.int64))

@@ -3,6 +3,7 @@
 import os
 import warnings
 
+import plain
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the same numbers wherever the tests run
@@ -29,3 +30,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="full size: make test-slow"))
+
+
+@pytest.fixture(scope="module")
+def said(request):
+    """What each line of a module's BAD says after its SETUP, in a fresh interpreter."""
+    return plain.errors(request.module.SETUP, request.module.BAD)

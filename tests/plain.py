@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,9 @@ def run(script: str, stdin: str = "") -> str:
 def errors(setup: str, lines) -> dict[str, str]:
     """What each of `lines` says when it is evaluated after `setup`: "TypeOfError: message"."""
     return json.loads(run(_ERRORS.format(setup=setup), json.dumps(list(lines))))
+
+
+def named_in_one_line(message: str, pattern: str, kind: str = "ValueError") -> None:
+    """Check what `errors` returned: the kind of error, `pattern` in its message, no line break."""
+    assert re.match(f"{kind}: .*{pattern}", message), message
+    assert "\n" not in message

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 
 import diffrax
 import equinox as eqx
@@ -106,9 +105,22 @@ def test_no_drift_into_nonsense(activation, hidden, bias, dim, std, lr):
     got = odeae.predict(p, state, np.geomspace(0.1, 1e4, 100), max_steps=10**6)  # some are stiff
     assert np.all(got.error >= spectrum.pca_error(hidden) - 1e-6)
     assert np.all(np.diff(got.error) <= 1e-6 * got.error[0])  # a gradient flow descends
+    tight = odeae.predict(p, state, got.times, rtol=1e-8, max_steps=10**7)
+    assert_allclose(got.error, tight.error, rtol=0, atol=2e-5)
     gram = np.block([[got.Q1, got.R1.swapaxes(1, 2)], [got.R1, got.T1]])
     lowest = np.linalg.eigvalsh(gram)[:, 0]
     assert np.all(lowest >= -1e-13 * np.trace(gram, axis1=1, axis2=2))
+
+
+def test_parts_follow_lr_unless_they_have_their_own_rate():
+    """`lr` was once copied into the parts: changing it, or differentiating by it, did nothing."""
+    p = spiked(hidden=1, lr_decoder=0.5)
+    state, times = odeae.random_state(p), jnp.array([2.0])
+    faster = eqx.tree_at(lambda q: q.rule.lr, p, 2.0 * p.rule.lr)
+    want = spiked(hidden=1, lr=2.0, lr_decoder=0.5)
+    got = odeae.predict(faster, state, times).error
+    assert_allclose(got, odeae.predict(want, state, times).error, rtol=1e-12)
+    assert got[0] != odeae.predict(p, state, times).error[0]
 
 
 # -------------------------------------------------------------------------------- the bulk
@@ -492,12 +504,6 @@ BAD = {
 }
 
 
-@pytest.fixture(scope="module")
-def said():
-    return plain.errors(SETUP, BAD)
-
-
 @pytest.mark.parametrize("line", BAD)
 def test_bad_input_is_named_in_one_line(said, line):
-    assert re.match(f"ValueError: .*{BAD[line]}", said[line]), said[line]
-    assert "\n" not in said[line]
+    plain.named_in_one_line(said[line], BAD[line])
