@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from odeae.activations import I2, I3, I21, I22, J2, Erf, Linear, Quadrature, ReLU
+    from odeae.autoencoder import Autoencoder, Weights
     from odeae.comparison import Comparison, compare
+    from odeae.ensembles import ensemble
     from odeae.gaussian import bvn_cdf
     from odeae.initial import aligned_state, draw_weights, random_state, state_from_weights
     from odeae.plotting import plot
     from odeae.prediction import predict
-    from odeae.problem import Autoencoder, Problem
-    from odeae.rules import SGD, Weights
+    from odeae.problem import Problem
+    from odeae.rules import SGD, Hebb, Oja, Sanger
+    from odeae.schedules import CosineSchedule, PowerLawSchedule, StepSchedule
     from odeae.simulation import simulate
     from odeae.spectrum import Spectrum
     from odeae.state import Densities, Modes, OrderParameters, State
@@ -25,13 +28,16 @@ if TYPE_CHECKING:
 # the name of a function (predict lives in prediction): importing it would hide the function.
 _HOME = {
     "activations": "Erf ReLU Linear Quadrature J2 I2 I21 I22 I3",
+    "autoencoder": "Autoencoder Weights",
     "comparison": "Comparison compare",
+    "ensembles": "ensemble",
     "gaussian": "bvn_cdf",
     "initial": "aligned_state draw_weights random_state state_from_weights",
     "plotting": "plot",
     "prediction": "predict",
-    "problem": "Autoencoder Problem",
-    "rules": "SGD Weights",
+    "problem": "Problem",
+    "rules": "SGD Hebb Oja Sanger",
+    "schedules": "CosineSchedule PowerLawSchedule StepSchedule",
     "simulation": "simulate",
     "spectrum": "Spectrum",
     "state": "Densities Modes OrderParameters State",
@@ -50,23 +56,30 @@ __all__ = [
     "Autoencoder",
     "Checkpoint",
     "Comparison",
+    "CosineSchedule",
     "Densities",
     "Erf",
+    "Hebb",
     "Linear",
     "Modes",
+    "Oja",
     "OrderParameters",
+    "PowerLawSchedule",
     "Problem",
     "Quadrature",
     "ReLU",
+    "Sanger",
     "Spectrum",
     "State",
     "Status",
+    "StepSchedule",
     "Trajectory",
     "Weights",
     "aligned_state",
     "bvn_cdf",
     "compare",
     "draw_weights",
+    "ensemble",
     "load",
     "log_times",
     "plot",

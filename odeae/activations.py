@@ -61,6 +61,10 @@ class AbstractActivation(eqx.Module):
         """Return (c, c_q, c_b) of neurons with variances q (K,) and biases b (K,) or None."""
 
     @abc.abstractmethod
+    def mean(self, q, b) -> Real:
+        """Return E[g(λ + b)] of neurons with variances q (K,), shape (K,)."""
+
+    @abc.abstractmethod
     def pairs(self, p: Pairs) -> tuple[Real, ...]:
         """Return (G, P, S, B) of all pairs, each of shape (K, K)."""
 
@@ -112,6 +116,10 @@ class Erf(AbstractActivation):
         c = 2.0 * normal_pdf(h) / jnp.sqrt(v)
         return c, -0.5 * c * (1.0 - h * h) / v, -b * c / v
 
+    def mean(self, q, b):
+        """Return 2Φ(h) − 1, h = b/√(1+q)."""
+        return jnp.zeros_like(q) if b is None else self(b / jnp.sqrt(1.0 + q))
+
     def pairs(self, p):
         """G = 4Φ2 − 2Φ(h1) − 2Φ(h2) + 1 = m1 m2 + 4(Φ2 − ΦΦ), P = 4φ2/√(v1 v2), and so on."""
         q1, q2, q12, b1, b2 = p
@@ -156,6 +164,14 @@ class ReLU(AbstractActivation):
         c_q = -0.5 * safe_ratio(h * density, q)
         return ndtr(h), c_q, safe_ratio(density, s)
 
+    def mean(self, q, b):
+        """Return s (hΦ(h) + φ(h)), s = √q, h = b/s."""
+        s = safe_sqrt(q)
+        if b is None:
+            return s / np.sqrt(2.0 * np.pi)
+        h = safe_ratio(b, s)
+        return b * ndtr(h) + s * normal_pdf(h)
+
     def pairs(self, p):
         """With θ the angle between two neurons, G = (s1 s2/2π)(sin θ + (π−θ) cos θ) for b = 0."""
         q1, q2, q12, b1, b2 = p
@@ -194,6 +210,10 @@ class Linear(AbstractActivation):
     def slopes(self, q, b):
         """Return c = 1 and vanishing derivatives."""
         return jnp.ones_like(q), jnp.zeros_like(q), jnp.zeros_like(q)
+
+    def mean(self, q, b):
+        """Return b."""
+        return jnp.zeros_like(q) if b is None else b + 0.0 * q
 
     def pairs(self, p):
         """G = q12 + b1 b2, P = 1, S = 0, B = b2."""
@@ -248,12 +268,20 @@ class Quadrature(AbstractActivation):
 
     def slopes(self, q, b):
         """Return c = E[g'], c_q = ½ E[g'''] and c_b = E[g'']."""
+        _, g1, g2, g3 = self._moments(q, b, 3)
+        return g1, 0.5 * g3, g2
+
+    def mean(self, q, b):
+        """Return E[g]."""
+        return self._moments(q, b, 0)[0]
+
+    def _moments(self, q, b, order):
+        """E of fn and of its derivatives up to `order`."""
 
         def at(nodes):
             z, weight = nodes
             x = safe_sqrt(q)[:, None] * z[None, :] + (0.0 if b is None else b[:, None])
-            _, g1, g2, g3 = (f(x) @ weight for f in _derivatives(self.fn, 3))
-            return g1, 0.5 * g3, g2
+            return tuple(f(x) @ weight for f in _derivatives(self.fn, order))
 
         return self._resolved(q, self._at_level(q, at))
 
@@ -419,6 +447,26 @@ def _mean_slope_jvp(primals, tangents):
     if db is not None:
         dc = dc + c_b * db
     return c, dc
+
+
+@eqx.filter_custom_jvp
+def mean_output(activation, q, b=None):
+    """Return E[g(λ + b)], shape (K,), with its derivatives ∂/∂q = c_b/2 and ∂/∂b = c."""
+    return activation.mean(q, b) + 0.0 * q
+
+
+@mean_output.def_jvp
+def _mean_output_jvp(primals, tangents):
+    activation, q, b = primals
+    _, dq, db = tangents
+    c, _, c_b = activation.slopes(q, b)
+    mean = activation.mean(q, b)
+    change = jnp.zeros_like(mean)
+    if dq is not None:
+        change = change + 0.5 * c_b * dq
+    if db is not None:
+        change = change + c * db
+    return mean, change
 
 
 @eqx.filter_custom_jvp

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from scipy.special import stdtrit
 
+from odeae.schedules import largest_factor
 from odeae.state import State
-from odeae.trajectory import Status, Trajectory
+from odeae.trajectory import ENSEMBLE, Status, Trajectory
 from odeae.words import one_of
 
 # What SGD at finite D may differ by beyond noise is O(η/D) (docs/theory.md §4), and the noise of a
@@ -136,15 +137,21 @@ def _same_start(a: State | None, b: State | None) -> bool:
 def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comparison:
     """Compare the mean over `runs` with `theory`, time by time.
 
-    `on`: `error` (exact for the weights of each run, Gaussian inputs) or `test_error` (held-out
-    samples); the default is `error` for Gaussian and `test_error` for real inputs. The theory is
-    read at the runs' times, linearly between its own, which may differ by half a step.
+    `on`: `error` (exact for the weights of each run, Gaussian inputs), `error_clean` (the same on
+    inputs without the problem's noise) or `test_error` (held-out samples); the default is `error`
+    for Gaussian and `test_error` for real inputs. The theory is read at the runs' times, linearly
+    between its own, which may differ by half a step.
 
     Raises `ValueError` for fewer than two runs, curves that did not finish, times that don't match.
     """
     for name, value in (("theory", theory), ("runs", runs)):
         if not isinstance(value, Trajectory):
             raise ValueError(f"`{name}` must be an odeae Trajectory, got {type(value).__name__}")
+    if theory.source == ENSEMBLE:
+        raise ValueError(
+            "compare takes a single curve and runs from the same state, but an ensemble's members "
+            "start from states of their own: predict from runs.initial"
+        )
     if runs.source == "theory" or theory.source != "theory":
         raise ValueError(
             f"compare(theory, runs) takes a theory and a simulation, got {theory.source!r} and "
@@ -153,7 +160,7 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
     if np.ndim(theory.error) != 1:
         raise ValueError(f"`theory` must be a single curve, got shape {np.shape(theory.error)}")
     ours, theirs = theory.problem, runs.problem
-    for part in ("autoencoder", "rule"):
+    for part in ("autoencoder", "rule", "noise"):
         two = getattr(ours, part), getattr(theirs, part)
         if eqx.tree_equal(*two) is not True:
             a, b = (eqx.tree_pformat(x, width=10**6, short_arrays=False) for x in two)
@@ -173,7 +180,7 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
             "one state to predict and simulate"
         )
     by_default = "test_error" if "real" in runs.source else "error"
-    on = one_of("on", by_default if on is None else on, ["error", "test_error"])
+    on = one_of("on", by_default if on is None else on, ["error", "error_clean", "test_error"])
     values = np.asarray(getattr(runs, on))
     count, dim = values.shape[0], runs.problem.spectrum.dim
     if count < 2:
@@ -192,8 +199,10 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
             f"`theory` must have all times of `runs`, to half a step (1/(2D) = {0.5 / dim:g}), but "
             f"has none at {times[i]:g}; predict at `runs.times`"
         )
-    rate = max(float(rate) for rate in runs.problem.rule.rates())
-    expected = np.interp(times, own, np.asarray(theory.error))
+    rates = ours.rule.rates(ours.autoencoder)
+    rate = max(map(float, rates)) * largest_factor(ours.rule.schedule, times[-1])
+    curve = theory.error_clean if on == "error_clean" else theory.error
+    expected = np.interp(times, own, np.asarray(curve))
     average = (values - expected).mean(axis=1)
     return Comparison(
         times,

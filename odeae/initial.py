@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeae.autoencoder import Weights
 from odeae.checks import array, numbers, scalar, whole
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, sizes
@@ -15,7 +16,7 @@ from odeae.state import Modes, State
 @in_float64
 def random_state(
     problem: Problem,
-    encoder_std: Any = 0.1,
+    encoder_std: Any = None,
     decoder_std: Any = 0.1,
     bias: Any = 0.0,
     seed: Any = 0,
@@ -23,30 +24,35 @@ def random_state(
     """State of weights with independent Gaussian entries, at D → ∞ for the bulk.
 
     `encoder_std`, `decoder_std`: standard deviation of the entries of W and V (so u has
-    decoder_std/√D). `bias`: value of every hidden bias, or (K,). `seed`: of the spikes' rows, which
-    don't self-average: another seed is another member of the ensemble. Bins of at least 2K modes
-    hold exactly their expected Gram matrix, smaller bins random rows.
+    decoder_std/√D); 0.1 by default. Tied weights have only `decoder_std`. `bias`: value of every
+    hidden bias, or (K,); an output bias starts at 0. `seed`: of the spikes' rows, which don't
+    self-average: another seed is another member of the ensemble. Bins of at least as many modes as
+    a mode has columns (2K, untied) hold exactly their expected Gram matrix, smaller bins random
+    rows.
 
     Stds, bias and seed may be traced. Source: docs/theory.md §2.
     """
-    spectrum, hidden = sizes(problem)
-    s_w = scalar("encoder_std", encoder_std, at_least=0.0)
+    (spectrum, hidden), network = sizes(problem), problem.autoencoder
+    if network.tied and encoder_std is not None:
+        raise ValueError("`encoder_std` must not be given for tied weights: give `decoder_std`")
+    s_w = scalar("encoder_std", 0.1 if encoder_std is None else encoder_std, at_least=0.0)
     s_u = scalar("decoder_std", decoder_std, at_least=0.0) / np.sqrt(spectrum.dim)
     if not is_traced(seed):
         seed = whole("seed", seed, at_least=0)
     spike_key, *bin_keys = jax.random.split(jax.random.key(seed), 1 + len(spectrum.multiplicity))
+    stds = [s_u] * hidden if network.tied else [s_w] * hidden + [s_u] * hidden
+    stds = jnp.stack([jnp.asarray(std) for std in [*stds, 0.0][: network.width]])
 
     def draw(key, n):
         z = jax.random.normal(key, (2, n, hidden))
-        return Modes(s_w * z[0], s_u * z[1])
+        columns = [z[1]] if network.tied else [z[0], z[1]]
+        columns = jnp.concatenate([*columns, jnp.zeros((n, int(network.output_bias)))], axis=1)
+        return network.modes(columns * stds[None, :])
 
-    none, eye = jnp.zeros((hidden, hidden)), jnp.eye(hidden)
-    bulk = [Modes(jnp.zeros((0, hidden)), jnp.zeros((0, hidden)))]
+    bulk = [network.modes(jnp.zeros((0, network.width)))]
     for key, m in zip(bin_keys, spectrum.multiplicity, strict=True):
-        if m >= 2 * hidden:
-            root = np.sqrt(float(m))
-            w, u = jnp.concatenate([s_w * eye, none]), jnp.concatenate([none, s_u * eye])
-            bulk.append(Modes(root * w, root * u))
+        if m >= network.width:
+            bulk.append(network.modes(np.sqrt(float(m)) * jnp.diag(stds)))
         else:
             bulk.append(draw(key, m))
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *bulk)
@@ -54,60 +60,97 @@ def random_state(
 
 
 @in_float64
-def aligned_state(problem: Problem, encoder: Any = 1.0, decoder: Any = 1.0) -> State:
+def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> State:
     """State with w_k = `encoder` and u_k = `decoder` on spike k and nothing elsewhere.
 
-    Both may be scalars or (K,). Needs K ≤ M spikes. Source: paper App. C, docs/theory.md §8.
+    Both may be scalars or (K,), 1 by default; tied weights have only `decoder`. Needs K ≤ M
+    spikes. Source: paper App. C, docs/theory.md §8.
     """
-    spectrum, hidden = sizes(problem)
-    spikes, rows = spectrum.spikes.shape[0], sum(spectrum.bulk_rows(hidden))
+    (spectrum, hidden), network = sizes(problem), problem.autoencoder
+    spikes, rows = spectrum.spikes.shape[0], sum(spectrum.bulk_rows(network.width))
     if hidden > spikes:
         raise ValueError(
             f"an aligned state needs one spike per neuron: got {hidden} neurons and {spikes} "
             "spikes; give the spectrum more `spikes`"
         )
+    if network.tied and encoder is not None:
+        raise ValueError("`encoder` must not be given for tied weights: give `decoder`")
 
     def on_spikes(name, value):
         value = _per_neuron(name, value, hidden)
         return jnp.zeros((spikes, hidden)).at[:hidden].set(jnp.diag(value))
 
-    bulk = Modes(jnp.zeros((rows, hidden)), jnp.zeros((rows, hidden)))
-    modes = Modes(on_spikes("encoder", encoder), on_spikes("decoder", decoder))
-    return State(modes, bulk, jnp.zeros(hidden))
+    columns = [on_spikes("decoder", decoder)]
+    if not network.tied:
+        columns.insert(0, on_spikes("encoder", 1.0 if encoder is None else encoder))
+    columns = jnp.concatenate([*columns, jnp.zeros((spikes, int(network.output_bias)))], axis=1)
+    bulk = network.modes(jnp.zeros((rows, network.width)))
+    return State(network.modes(columns), bulk, jnp.zeros(hidden))
 
 
 @in_float64
-def state_from_weights(problem: Problem, W: Any, V: Any, bias: Any = None) -> State:
+def state_from_weights(
+    problem: Problem, W: Any, V: Any, bias: Any = None, output_bias: Any = None
+) -> State:
     """State of given weights W, V (K, D), in the eigenbasis, eigenvalue order as given.
 
-    Entries are those of the weights themselves (for weights in the input space: W @ basis). A bin
-    of more than 2K modes keeps their Gram matrix exactly, in 2K rows. `bias`: (K,) or None for 0.
+    Entries are those of the weights themselves (for weights in the input space: W @ basis). For
+    tied weights W is None. A bin of more modes than a mode has columns keeps their Gram matrix
+    exactly, in that many rows. `bias`: (K,) or None for 0. `output_bias`: v_0 (D,), None for 0.
     Weights may be traced; first derivatives with respect to them are exact.
 
     Raises `ValueError` for wrong shapes and entries that are not finite.
     """
-    spectrum, hidden = sizes(problem)
-    W = array("W", W, (hidden, spectrum.dim))
-    V = array("V", V, (hidden, spectrum.dim))
-    rows = jnp.concatenate([W, V / np.sqrt(spectrum.dim)]).T
+    spectrum, network = sizes(problem)[0], problem.autoencoder
+    W, V, bias, output = check_weights(problem, W, V, bias, output_bias)
+    root = np.sqrt(spectrum.dim)
+    modes = Modes(W.T, V.T / root, None if output is None else output / root)
+    columns = network.columns(modes)
     if spectrum.order is not None:
-        rows = rows[spectrum.order]
+        columns = columns[spectrum.order]
     bulk, start = [], spectrum.spikes.shape[0]
-    for m, n in zip(spectrum.multiplicity, spectrum.bulk_rows(hidden), strict=True):
-        block = rows[start : start + m]
+    for m, n in zip(spectrum.multiplicity, spectrum.bulk_rows(network.width), strict=True):
+        block = columns[start : start + m]
         bulk.append(block if m == n else _compress(block))
         start += m
-    spikes = rows[: spectrum.spikes.shape[0]]
-    joined = jnp.concatenate([jnp.zeros((0, 2 * hidden)), *bulk])
-    return State(
-        Modes(spikes[:, :hidden], spikes[:, hidden:]),
-        Modes(joined[:, :hidden], joined[:, hidden:]),
-        _bias(problem, 0.0 if bias is None else bias),
-    )
+    joined = jnp.concatenate([jnp.zeros((0, network.width)), *bulk])
+    spikes = columns[: spectrum.spikes.shape[0]]
+    return State(network.modes(spikes), network.modes(joined), bias)
+
+
+def check_weights(
+    problem: Problem, W: Any, V: Any, bias: Any = None, output_bias: Any = None
+) -> Weights:
+    """Weights of the problem's shapes, (K, D) and so on; a tied encoder is made from V.
+
+    Raises `ValueError` for wrong shapes, entries that are not finite and parts that the network
+    doesn't have.
+    """
+    (spectrum, hidden), network = sizes(problem), problem.autoencoder
+    shape = (hidden, spectrum.dim)
+    V = array("V", V, shape)
+    if network.tied:
+        encoder = network.gain * V / np.sqrt(spectrum.dim)
+        if W is not None:
+            W = array("W", W, shape)
+            if not is_traced((W, encoder)) and not np.allclose(W, encoder, rtol=1e-9, atol=0.0):
+                raise ValueError("`W` must be None for tied weights, which are gain V/√D")
+        W = encoder
+    else:
+        W = array("W", W, shape)
+    if output_bias is not None and not network.output_bias:
+        raise ValueError(
+            "`output_bias` must be None for an autoencoder without; construct it with "
+            "Autoencoder(..., output_bias=True)"
+        )
+    if network.output_bias:
+        zero = np.zeros(spectrum.dim)
+        output_bias = zero if output_bias is None else array("output_bias", output_bias, zero.shape)
+    return Weights(W, V, _bias(problem, 0.0 if bias is None else bias), output_bias)
 
 
 def _compress(block):
-    """2K rows with the Gram matrix of the block's m > 2K rows.
+    """As many rows as columns with the Gram matrix of the block's rows.
 
     The rotation Q is held fixed: first derivatives of all that depends on the Gram matrix stay
     exact, d(QQᵀx)ᵀx = dxᵀx, and finite where the derivative of Q is not (rank below 2K).
@@ -116,35 +159,38 @@ def _compress(block):
     return Q.T @ block
 
 
-def draw_weights(
-    problem: Problem, state: State, seed: int | list[int] = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights W, V (K, D) of a state, in the eigenbasis, eigenvalue order as given.
+@in_float64
+def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> Weights:
+    """Weights of a state, W and V (K, D) in the eigenbasis, eigenvalue order as given.
 
     Spikes get the state's rows; the modes of a bin get its rows turned by a random (Haar)
     isometry, so that every bin has exactly the state's Gram matrix. Hence the error of these
     weights is the state's to rounding where a bin's eigenvalues are equal.
     """
-    spectrum, hidden = sizes(problem)
+    spectrum, network = sizes(problem)[0], problem.autoencoder
     check_state(problem, state)
     seeds = seed if isinstance(seed, list) else [seed]
     rng = np.random.default_rng([whole("seed", part, at_least=0) for part in seeds])
-    parts = [np.concatenate([state.spikes.encoder, state.spikes.decoder], axis=1)]
-    bulk = np.concatenate([state.bulk.encoder, state.bulk.decoder], axis=1)
-    start = 0
-    for m, n in zip(spectrum.multiplicity, spectrum.bulk_rows(hidden), strict=True):
+    parts = [network.columns(state.spikes)]
+    bulk, start = network.columns(state.bulk), 0
+    for m, n in zip(spectrum.multiplicity, spectrum.bulk_rows(network.width), strict=True):
         block = bulk[start : start + n]
         start += n
-        if m >= 2 * hidden:
+        if m >= network.width:
             isometry, r = np.linalg.qr(rng.standard_normal((m, n)))
             block = (isometry * np.sign(np.diag(r))) @ block
         parts.append(block)
-    rows = np.concatenate(parts)
+    columns = np.concatenate(parts)
     if spectrum.order is not None:
-        given = np.empty_like(rows)
-        given[spectrum.order] = rows
-        rows = given
-    return rows[:, :hidden].T.copy(), np.sqrt(spectrum.dim) * rows[:, hidden:].T
+        given = np.empty_like(columns)
+        given[spectrum.order] = columns
+        columns = given
+    root, K = np.sqrt(spectrum.dim), network.hidden
+    encoder = np.asarray(network.gain) * columns if network.tied else columns
+    decoder = columns if network.tied else columns[:, K:]
+    output = root * columns[:, -1] if network.output_bias else None
+    V = root * decoder[:, :K].T
+    return Weights(encoder[:, :K].T.copy(), V, np.array(state.bias), output)
 
 
 def _per_neuron(name: str, value: Any, hidden: int) -> Real:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odeae.trajectory import ENSEMBLE
 from odeae.words import one_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def plot(
 ) -> Any:
     """Draw error curves: theory as lines, simulations as points with standard errors.
 
+    Of an ensemble, the mean and a band that holds the middle 80 % of its members at each time.
     `levels`: PCA errors of rank 0 … K of the first trajectory as thin lines. `quantity`: what to
     draw of simulations, `error` or `test_error`; default: `test_error` for real inputs. The time
     axis is logarithmic (t = 0 is left out) unless times span less than a factor of 20. Returns the
@@ -44,12 +46,22 @@ def plot(
     if labels is not None and len(labels) != len(trajectories):
         raise ValueError(f"`labels` must have {len(trajectories)} entries, got {len(labels)}")
     low, high, first, last = np.inf, -np.inf, np.inf, 0.0
-    simulated = 0
+    simulated = bands = 0
     for i, trajectory in enumerate(trajectories):
         times = trajectory.shared_times()
         first, last = min(first, times[times > 0].min(initial=np.inf)), max(last, times[-1])
         name = trajectory.source if labels is None else labels[i]
-        if trajectory.source == "theory":
+        if trajectory.source == ENSEMBLE:
+            curves = np.asarray(trajectory.error)[np.asarray(trajectory.status) == 0]
+            if len(curves) == 0:
+                raise ValueError(f"no member of {name!r} finished: see its `status`")
+            values = np.quantile(curves, [0.1, 0.9], axis=0)
+            named = f"mean of {len(curves)} starts" + ("" if labels is None else f", {name}")
+            colour = _COLOURS[bands % 5]
+            ax.fill_between(times, *values, color=colour, alpha=0.2, lw=0, label="middle 80 %")
+            ax.plot(times, curves.mean(axis=0), color=colour, lw=1.8, label=named)
+            bands += 1
+        elif trajectory.source == "theory":
             curves = np.asarray(trajectory.error).reshape(-1, len(times))
             for j, curve in enumerate(curves):
                 ax.plot(
@@ -169,6 +181,63 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
         ax.set_xlabel("time  t = steps / D")
     if trajectory.bias.shape[-1] <= 10:
         panels[0].legend(frameon=False, fontsize=7.5)
+    return axes
+
+
+def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
+    """Draw |cos| of each neuron with each principal component against time, a panel per component.
+
+    Solid: decoders; dashed: encoders, within the span of the components. The first panels show the
+    leading components (at most eight), the last one the share of the first K that decoders (solid)
+    and encoders (dashed) span. Runs and members are averaged. `axes`: as many Axes as there are
+    panels, or None for a new figure. Returns them as an array.
+    """
+    overlaps, times = trajectory.overlaps, trajectory.shared_times()
+    K, n = overlaps.decoder.shape[-2:]
+    shown = min(n, 8)
+
+    def mean(values: Any, ndim: int) -> np.ndarray:
+        return np.asarray(values).reshape(-1, *values.shape[-ndim:]).mean(axis=0)
+
+    decoder, encoder = (
+        mean(np.abs(values), 3) for values in (overlaps.decoder, overlaps.encoder_within)
+    )
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        columns = int(np.ceil((shown + 1) ** 0.5))
+        rows = -(-(shown + 1) // columns)
+        size = {"figsize": (3.2 * columns, 2.6 * rows), "sharey": True}
+        axes = plt.subplots(rows, columns, layout="constrained", squeeze=False, **size)[1]
+        for ax in np.ravel(axes)[shown + 1 :]:
+            ax.set_axis_off()
+    panels: list[Any] = list(np.ravel(axes))
+    if len(panels) <= shown:
+        raise ValueError(f"`axes` must hold at least {shown + 1} Axes, got {len(panels)}")
+    for i, ax in enumerate(panels[:shown]):
+        for k in range(K):
+            colour = f"C{k % 10}"
+            ax.plot(times, decoder[:, k, i], color=colour, lw=1.5, label=f"neuron {k + 1}")
+            ax.plot(times, encoder[:, k, i], color=colour, lw=1.0, ls="--")
+        ax.set_title(f"component {i + 1}", fontsize=10)
+    last = panels[shown]
+    for values, style, name in (
+        (overlaps.subspace_decoder, {"lw": 1.5}, "decoders"),
+        (overlaps.subspace_encoder, {"lw": 1.0, "ls": "--"}, "encoders"),
+    ):
+        last.plot(times, mean(values, 1), color="k", label=name, **style)
+    last.set_title(f"share of the first {min(K, n)} spanned", fontsize=10)
+    positive = times[times > 0]
+    for ax in panels[: shown + 1]:
+        ax.set_ylim(-0.02, 1.02)
+        if positive.size and times[-1] > 20.0 * positive[0]:
+            ax.set_xscale("log")
+            ax.set_xlim(positive[0], times[-1])
+        ax.set_xlabel("t = steps / D")
+    panels[0].set_ylabel("|cosine|")
+    if K <= 10:
+        panels[0].legend(frameon=False, fontsize=7.5)
+    last.legend(frameon=False, fontsize=7.5)
     return axes
 
 

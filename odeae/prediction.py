@@ -6,14 +6,17 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from odeae.activations import AbstractActivation
+from odeae.autoencoder import Autoencoder
 from odeae.checks import save_times, scalar, whole
+from odeae.diffusion import refusal
 from odeae.precision import Real, in_float64, is_traced
-from odeae.problem import Problem, check_state
+from odeae.problem import Problem, check_state, leading_spikes
 from odeae.rules import AbstractRule, generalisation_error
-from odeae.spectrum import Eigenvalues, Spectrum
-from odeae.state import Modes, State, densities, order_parameters
+from odeae.schedules import jump_times, largest_factor
+from odeae.spectrum import Spectrum
+from odeae.state import Components, Inputs, State, densities, field_variances, order_parameters
 from odeae.trajectory import Status, Trajectory, settings_json
 
 MAX_STEPS = 100_000
@@ -25,42 +28,57 @@ class _Equations(eqx.Module):
     """What the vector field needs: nothing of size D, and no D that would make it compile again."""
 
     rule: AbstractRule
-    activation: AbstractActivation
-    rho: Eigenvalues
-    trace: Real
-    bias: bool = eqx.field(static=True)
+    network: Autoencoder
+    inputs: Inputs
     bins: Spectrum | None  # of the densities, if they are saved
+    components: Real | None  # spikes along which the rows are saved
+    diffusion: bool = eqx.field(static=True)
 
-    def unpack(self, y) -> tuple[Modes, Any]:
-        """Rows and biases of the flat vector that diffrax integrates (one leaf is fastest)."""
-        n = self.rho.spikes.shape[0] + self.rho.bulk.shape[0]
-        hidden = y.shape[0] // (2 * n + self.bias)
-        w, u = y[: n * hidden], y[n * hidden : 2 * n * hidden]
-        modes = Modes(w.reshape(n, hidden), u.reshape(n, hidden))
-        return modes, y[2 * n * hidden :] if self.bias else None
+    def pack(self, state: State) -> jax.Array:
+        """The flat vector that diffrax integrates (one leaf is fastest)."""
+        parts = [self.network.pack(state.rows())]
+        if self.network.bias:
+            parts.append(state.bias)
+        if state.diffusion is not None:
+            parts.append(state.diffusion.ravel())
+        return jnp.concatenate(parts)
 
     def state(self, y) -> State:
-        modes, bias = self.unpack(y)
-        bias = jnp.zeros(modes.encoder.shape[1]) if bias is None else bias
-        return State.from_rows(modes, self.rho.spikes.shape[0], bias)
-
-
-def _pack(modes: Modes, bias) -> jax.Array:
-    parts = [modes.encoder.ravel(), modes.decoder.ravel()]
-    return jnp.concatenate(parts if bias is None else [*parts, bias])
+        hidden, width = self.network.hidden, self.network.width
+        split = self.inputs.spikes.shape[0]
+        rows = split + self.inputs.bulk.shape[0]
+        modes = self.network.unpack(y[: rows * width], rows)
+        rest = y[rows * width :]
+        bias = rest[:hidden] if self.network.bias else jnp.zeros(hidden)
+        added = rest[-(hidden**2) :].reshape(hidden, hidden) if self.diffusion else None
+        return State.from_rows(modes, split, bias, added)
 
 
 # Module-level functions: a fresh lambda per call would make every call compile again.
 def _vector_field(t, y, equations: _Equations):
-    modes, bias = equations.unpack(y)
-    rho = jnp.concatenate(equations.rho)
-    return _pack(*equations.rule.drift(equations.activation, rho, modes, bias))
+    rule = equations.rule
+    drift = rule.drift(equations.network, equations.inputs, equations.state(y), rule.factor(t))
+    return equations.pack(drift)
+
+
+def _measure(y, equations: _Equations):
+    state = equations.state(y)
+    saved = along = None
+    if equations.bins is not None:
+        saved = densities(state, equations.bins, equations.network.width)
+    if equations.components is not None:
+        which = equations.components
+        along = Components(state.spikes.encoder[which], state.spikes.decoder[which])
+    return order_parameters(state, equations.inputs), state.bias, saved, along
+
+
+def _is_small(y0) -> bool:
+    """Whether rows are saved and measured at the end; many small matrices a save are slower."""
+    return y0.shape[0] <= 2**16
 
 
 def _save(t, y, equations: _Equations):
-    state = equations.state(y)
-    saved = None if equations.bins is None else densities(state, equations.bins)
-    return order_parameters(state, equations.rho), state.bias, saved
+    return y if _is_small(y) else _measure(y, equations)
 
 
 def _is_huge(t, y, equations: _Equations):
@@ -68,10 +86,9 @@ def _is_huge(t, y, equations: _Equations):
 
 
 def _stop(t, y, equations: _Equations, **kwargs):
-    modes, _ = equations.unpack(y)
-    q = jnp.concatenate(equations.rho) @ jnp.square(modes.encoder)
+    q = field_variances(equations.state(y), equations.inputs)
     # A step can't end where the averages are not resolved, so stop just before.
-    return ~equations.activation.resolves(1.001 * q) | _is_huge(t, y, equations)
+    return ~equations.network.activation.resolves(1.001 * q) | _is_huge(t, y, equations)
 
 
 def _max_norm(y):
@@ -82,9 +99,18 @@ def _max_norm(y):
 
 @eqx.filter_jit
 def _solve(equations, state, times, rtol, atol, solver, max_steps, adjoint, progress):
-    y0 = _pack(state.rows(), state.bias if equations.bias else None)
+    y0 = equations.pack(state)
     if atol is None:
         atol = 0.1 * rtol * _smallest_scale(state)
+    # The smallest step is only there to end a solve whose every step is NaN. Coefficients: at
+    # equal error 15 % faster than diffrax's default, as hardly a step is rejected.
+    controller = diffrax.PIDController(
+        rtol=rtol, atol=atol, norm=_max_norm, pcoeff=0.4, icoeff=0.3,
+        dtmin=1e-100 * times[-1], force_dtmin=False,
+    )  # fmt: skip
+    jumps = jump_times(equations.rule.schedule)
+    if jumps is not None:
+        controller = diffrax.ClipStepSizeController(controller, jump_ts=jumps)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_vector_field),
         solver,
@@ -99,21 +125,16 @@ def _solve(equations, state, times, rtol, atol, solver, max_steps, adjoint, prog
                 diffrax.SubSaveAt(t1=True, fn=_is_huge),
             ]
         ),
-        # The smallest step is only there to end a solve whose every step is NaN. Coefficients:
-        # at equal error 15 % faster than diffrax's default, as hardly a step is rejected.
-        stepsize_controller=diffrax.PIDController(
-            rtol=rtol, atol=atol, norm=_max_norm, pcoeff=0.4, icoeff=0.3,
-            dtmin=1e-100 * times[-1], force_dtmin=False,
-        ),
+        stepsize_controller=controller,
         event=diffrax.Event(_stop),
         max_steps=max_steps,
         throw=False,
         adjoint=adjoint,
         progress_meter=progress,
-    )  # fmt: skip
+    )
     assert solution.ys is not None
     assert solution.ts is not None
-    (parameters, bias, saved), (is_huge,) = solution.ys
+    saved, (is_huge,) = solution.ys
     reached, (stop_time,) = jnp.isfinite(solution.ts[0]), solution.ts[1]  # never saved: infinite
     result = solution.result
     event = result == diffrax.RESULTS.event_occurred
@@ -126,16 +147,19 @@ def _solve(equations, state, times, rtol, atol, solver, max_steps, adjoint, prog
         [Status.OK, Status.BUDGET, Status.UNRESOLVED],
         Status.DIVERGED,
     )
-    parameters, bias, saved = jax.tree.map(
-        lambda x: jnp.where(reached.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan),
-        (parameters, bias, saved),
-    )
-    error = jax.vmap(
-        lambda total, b: generalisation_error(
-            equations.activation, total, b if equations.bias else None, equations.trace
+
+    def where_reached(values, otherwise):
+        return jax.tree.map(
+            lambda x: jnp.where(reached.reshape(-1, *[1] * (x.ndim - 1)), x, otherwise), values
         )
+
+    if _is_small(y0):  # nothing is computed from what was not reached: its derivative would be NaN
+        saved = jax.vmap(lambda y: _measure(y, equations))(where_reached(saved, 0.0))
+    parameters, bias, at_modes, along = where_reached(saved, jnp.nan)
+    error = jax.vmap(
+        lambda total, b: generalisation_error(equations.network, total, b, equations.inputs.trace)
     )(parameters.total(), bias)
-    return parameters, bias, saved, error, status, stop_time
+    return parameters, bias, at_modes, along, error, status, stop_time
 
 
 @in_float64
@@ -150,6 +174,7 @@ def predict(
     max_steps: int | None = None,
     densities: bool = False,
     *,
+    diffusion: bool = False,
     adjoint: diffrax.AbstractAdjoint | None = None,
     progress: bool = False,
 ) -> Trajectory:
@@ -158,6 +183,8 @@ def predict(
     `times` (T,): steps/D, increasing, from 0 on. `rtol`, `atol`: tolerances per entry of the rows,
     in the largest norm; `atol` defaults to rtol × 0.1 × the smallest scale of the initial rows.
     `solver`: any diffrax ODE solver, Tsit5 by default. `densities`: also save the densities.
+    `diffusion`: also follow what the noise of SGD's steps adds to the encoder, which is of leading
+    order where the input is corrupted at s² = O(D); without it that is the limit of small rates.
     `adjoint`: how to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`
     for jvp). `progress`: a bar on stderr.
 
@@ -165,9 +192,14 @@ def predict(
     `RuntimeError` saying when and why, unless `throw=False`; the part of the curve that was
     reached is kept, with NaN after it, and `status` and `stop_time` say so. Batches never raise.
 
-    Source: docs/theory.md §4 (Refinetti & Goldt 2022).
+    Source: docs/theory.md §4 and §5 (Refinetti & Goldt 2022).
     """
     check_state(problem, state)
+    if diffusion:
+        if reason := refusal(problem.autoencoder):
+            raise ValueError(reason)
+        hidden = problem.autoencoder.hidden
+        state = State(state.spikes, state.bulk, state.bias, np.zeros((hidden, hidden)))
     times = save_times(times)
     rtol = scalar("rtol", rtol, above=0.0)
     if not is_traced(rtol) and rtol > 0.1:
@@ -181,17 +213,18 @@ def predict(
             f"or diffrax.Kvaerno5(), got {solver!r}"
         )
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
-    full, autoencoder = problem.spectrum, problem.autoencoder
+    largest_factor(problem.rule.schedule, times[-1])  # is it one?
+    full = problem.spectrum
     spectrum = Spectrum(full.spikes, full.bulk, full.multiplicity)  # nothing of size D
     equations = _Equations(
         problem.rule,
-        autoencoder.activation,
-        spectrum.row_eigenvalues(autoencoder.hidden),
-        spectrum.trace,
-        autoencoder.bias,
+        problem.autoencoder,
+        problem.inputs(),
         spectrum if densities else None,
+        leading_spikes(problem),
+        diffusion,
     )
-    parameters, bias, saved, error, status, stop_time = _solve(
+    parameters, bias, saved, along, error, status, stop_time = _solve(
         equations,
         state,
         times,
@@ -216,9 +249,14 @@ def predict(
         stop_time,
         problem,
         densities=saved,
+        components=along,
         initial=state,
         settings=settings_json(
-            rtol=rtol, atol=atol, solver=type(solver).__name__, max_steps=max_steps
+            rtol=rtol,
+            atol=atol,
+            solver=type(solver).__name__,
+            max_steps=max_steps,
+            diffusion=diffusion,
         ),
     )
 

@@ -7,60 +7,36 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.activations import AbstractActivation, activation
-from odeae.checks import whole
+from odeae.autoencoder import Autoencoder
+from odeae.checks import scalar
 from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum
-from odeae.state import OrderParameters, State, order_parameters
-
-
-class Autoencoder(eqx.Module):
-    """A shallow autoencoder x̂ = Σ_k v_k g(w_k·x/√D + b_k) with `hidden` = K neurons.
-
-    `activation`: a name (erf, relu, linear, tanh, gelu) or an activation. `bias`: whether the
-    hidden neurons have biases, trained at the rule's `lr_bias`; without, b = 0.
-    """
-
-    hidden: int = eqx.field(static=True)
-    activation: AbstractActivation
-    bias: bool = eqx.field(static=True)
-
-    def __init__(
-        self, hidden: int, activation: str | AbstractActivation = "erf", *, bias: bool = False
-    ):
-        self.hidden = whole("hidden", hidden)
-        self.activation = _activation(activation)
-        if not isinstance(bias, bool | np.bool_):
-            raise ValueError(
-                f"`bias` must be True or False, got {bias!r}; its start is the state's"
-            )
-        self.bias = bool(bias)
-
-
-def _activation(value: Any) -> AbstractActivation:
-    if isinstance(value, AbstractActivation):
-        return value
-    if isinstance(value, str):
-        return activation(value)
-    raise ValueError(
-        f"`activation` must be a name or an activation such as odeae.Erf(), got {value!r}; for a "
-        "function use odeae.Quadrature(fn)"
-    )
+from odeae.state import Inputs, OrderParameters, State, order_parameters
 
 
 class Problem(eqx.Module):
     """A spectrum, an autoencoder and a learning rule: all that a curve depends on but its start.
 
-    Raises `ValueError` if there are more neurons than modes.
+    `noise`: variance s² of isotropic Gaussian noise added to each entry of the input, but not to
+    the target (denoising); the theory holds for s² = O(1), and for s² = O(D) as the limit of small
+    rates (docs/theory.md §5). May be traced.
+
+    Raises `ValueError` if there are more neurons than modes, for negative noise, and for networks
+    that the rule can't train.
     """
 
     spectrum: Spectrum
     autoencoder: Autoencoder
     rule: AbstractRule
+    noise: Float[Real, "*batch"]
 
     def __init__(
-        self, spectrum: Spectrum, autoencoder: Autoencoder, rule: AbstractRule | None = None
+        self,
+        spectrum: Spectrum,
+        autoencoder: Autoencoder,
+        rule: AbstractRule | None = None,
+        noise: Any = 0.0,
     ):
         for name, value, kind in (
             ("spectrum", spectrum, Spectrum),
@@ -70,36 +46,41 @@ class Problem(eqx.Module):
             if not isinstance(value, kind):
                 raise ValueError(f"`{name}` must be an odeae {kind.__name__}, got {value!r}")
             setattr(self, name, value)
+        self.noise = scalar("noise", noise, at_least=0.0)
         if autoencoder.hidden > spectrum.dim:
             raise ValueError(
                 f"`hidden` must be at most the number of modes, {spectrum.dim}, got "
                 f"{autoencoder.hidden}"
             )
+        self.rule.check(autoencoder)
+
+    def inputs(self) -> Inputs:
+        """What the equations of motion know of the inputs."""
+        spectrum, dim = self.spectrum, np.asarray(float(self.spectrum.dim))
+        bulk = spectrum.bulk_eigenvalues(self.autoencoder.width)
+        return Inputs(spectrum.spikes, bulk, self.noise / dim, spectrum.trace, dim)
 
     @in_float64
     def order_parameters(self, state: State) -> OrderParameters:
         """Order parameters of a state, split into spikes and bulk."""
         check_state(self, state)
-        return order_parameters(state, self.spectrum.row_eigenvalues(self.autoencoder.hidden))
+        return order_parameters(state, self.inputs())
 
     @in_float64
     def error(self, state: State) -> Float[Real, ""]:
-        """Generalisation error e = ⟨‖x − x̂‖²⟩/(2D) of a state; its gradient is minus the drift."""
-        bias = state.bias if self.autoencoder.bias else None
+        """Generalisation error e = ⟨‖x − x̂‖²⟩/(2D) of a state, on inputs as they are (corrupted).
+
+        For plain SGD its gradient is minus the drift.
+        """
         total = self.order_parameters(state).total()
-        return generalisation_error(self.autoencoder.activation, total, bias, self.spectrum.trace)
+        return generalisation_error(self.autoencoder, total, state.bias, self.spectrum.trace)
 
     @in_float64
-    def drift(self, state: State) -> State:
-        """d(state)/dt, t = steps/D."""
+    def drift(self, state: State, t: Any = 0.0) -> State:
+        """d(state)/dt at t = steps/D, which matters only to a learning-rate schedule."""
         check_state(self, state)
-        rho = self.spectrum.row_eigenvalues(self.autoencoder.hidden)
-        split = rho.spikes.shape[0]
-        bias = state.bias if self.autoencoder.bias else None
-        modes, db = self.rule.drift(
-            self.autoencoder.activation, jnp.concatenate(rho), state.rows(), bias
-        )
-        return State.from_rows(modes, split, 0.0 * state.bias if db is None else db)
+        factor = self.rule.factor(scalar("t", t, at_least=0.0))
+        return self.rule.drift(self.autoencoder, self.inputs(), state, factor)
 
 
 def sizes(problem: Any) -> tuple[Spectrum, int]:
@@ -109,28 +90,48 @@ def sizes(problem: Any) -> tuple[Spectrum, int]:
     return problem.spectrum, problem.autoencoder.hidden
 
 
+def leading_spikes(problem: Problem) -> Real | None:
+    """Indices of the spikes that are principal components 1, 2, …: all, or the first max(32, K).
+
+    None without spikes. Their number depends on sizes alone, so eigenvalues may be traced.
+    """
+    spikes = jnp.asarray(problem.spectrum.spikes)
+    count = min(spikes.shape[0], max(32, problem.autoencoder.hidden))
+    return jnp.argsort(-spikes, stable=True)[:count] if count else None
+
+
 def check_state(problem: Problem, state: State) -> None:
     """Raise `ValueError` if `state` is none, or one made for a problem of another shape."""
     if not isinstance(state, State):
         raise ValueError(f"`state` must be an odeae State, got {type(state).__name__}")
     spectrum, hidden = sizes(problem)
-    spikes = (spectrum.spikes.shape[0], hidden)
-    bulk = (sum(spectrum.bulk_rows(hidden)), hidden)
+    network = problem.autoencoder
+    spikes, bulk = spectrum.spikes.shape[0], sum(spectrum.bulk_rows(network.width))
     for name, part, shape in (
-        ("spikes.encoder", state.spikes.encoder, spikes),
-        ("spikes.decoder", state.spikes.decoder, spikes),
-        ("bulk.encoder", state.bulk.encoder, bulk),
-        ("bulk.decoder", state.bulk.decoder, bulk),
+        ("spikes.encoder", state.spikes.encoder, (spikes, hidden)),
+        ("spikes.decoder", state.spikes.decoder, (spikes, hidden)),
+        ("spikes.output", state.spikes.output, (spikes,) if network.output_bias else None),
+        ("bulk.encoder", state.bulk.encoder, (bulk, hidden)),
+        ("bulk.decoder", state.bulk.decoder, (bulk, hidden)),
+        ("bulk.output", state.bulk.output, (bulk,) if network.output_bias else None),
         ("bias", state.bias, (hidden,)),
     ):
-        if np.shape(part) != shape:
+        got = None if part is None else np.shape(part)
+        if got != shape:
             raise ValueError(
-                f"`state` must have `{name}` of shape {shape} for this problem, got "
-                f"{np.shape(part)}; make it with random_state, aligned_state or "
-                "state_from_weights of the same problem"
+                f"`state` must have `{name}` of shape {shape} for this problem, got {got}; make "
+                "it with random_state, aligned_state or state_from_weights of the same problem"
             )
-    if not problem.autoencoder.bias and not is_traced(state.bias) and np.any(state.bias):
+    if not network.bias and not is_traced(state.bias) and np.any(state.bias):
         raise ValueError(
             "`state` must have no biases for an autoencoder without them, got non-zero ones; "
             "construct it with Autoencoder(..., bias=True)"
         )
+    for name, part in (("spikes", state.spikes), ("bulk", state.bulk)):
+        if network.tied and not is_traced((part, network.gain)):
+            gap = np.abs(part.encoder - network.gain * np.asarray(part.decoder))
+            if np.any(gap > 1e-9 * np.abs(part.encoder)):
+                raise ValueError(
+                    f"`state` must have `{name}.encoder` = gain × `{name}.decoder` for tied "
+                    "weights; make it with random_state, aligned_state or state_from_weights"
+                )

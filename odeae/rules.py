@@ -1,77 +1,179 @@
-"""Learning rules: for each, the drift of the theory and the finite-D update it is the limit of."""
+"""Learning rules: one drift at D → ∞ and, beside it, the finite-D step that it is the limit of."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.activations import AbstractActivation, mean_slope, overlap
+from odeae.activations import Linear, mean_output, mean_slope, overlap
+from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import scalar
-from odeae.precision import Real
-from odeae.state import Modes, Overlaps, overlaps
-
-
-class Weights(NamedTuple):
-    """Weights of a finite network: encoder W and decoder V (K, D), hidden biases b (K,)."""
-
-    encoder: Real
-    decoder: Real
-    bias: Real
+from odeae.diffusion import gradient_covariance
+from odeae.precision import Real, is_traced
+from odeae.schedules import as_schedule
+from odeae.state import Inputs, Modes, Overlaps, State, total_overlaps
+from odeae.words import one_of
 
 
 def generalisation_error(
-    activation: AbstractActivation,
+    network: Autoencoder,
     total: Overlaps,
-    bias: Float[Real, " hidden"] | None,
+    bias: Float[Real, " hidden"],
     trace: Float[Real, ""],
 ) -> Float[Real, ""]:
-    """e = ½ tr Ω/D − Σ_k c_k R_kk + ½ Σ_kl T0_kl G_kl (docs/theory.md §4).
+    """e = ½ tr Ω/D − Σ_k c_k R_kk + ½ Σ_kl T0_kl G_kl (docs/theory.md §4), `trace` = tr Ω/D.
 
-    `trace` is tr Ω/D. Exact at every D for Gaussian inputs.
+    An output bias adds Σ_k T0_k0 ⟨g_k⟩ + ½ T0_00 (§5). Exact at every D for Gaussian inputs.
     """
-    c = mean_slope(activation, jnp.diagonal(total.Q1), bias)
-    G = overlap(activation, total.Q1, bias)
-    return 0.5 * trace - c @ jnp.diagonal(total.R1) + 0.5 * jnp.sum(total.T0 * G)
+    q, b = jnp.diagonal(total.Q1), bias if network.bias else None
+    c = mean_slope(network.activation, q, b)
+    G = overlap(network.activation, total.Q1, b)
+    e = 0.5 * trace - c @ jnp.diagonal(total.R1) + 0.5 * jnp.sum(total.T0 * G)
+    if total.output is not None:
+        t0 = total.output.T0
+        e = e + t0[:-1] @ mean_output(network.activation, q, b) + 0.5 * t0[-1]
+    return e
 
 
 class AbstractRule(eqx.Module):
-    """A learning rule: its drift at D → ∞ and one step at finite D."""
+    """A learning rule: which reconstruction a neuron sees, at which rates its parts move.
 
-    def rates(self) -> tuple[Real, ...]:
-        """Learning rates of the parts; the largest one sets the size of finite-D corrections."""
-        return (np.asarray(1.0),)
+    `weight_decay`: κ, acts on all weights but the hidden biases as −κ/D per step and carries no
+    rate. `schedule`: a function of t = steps/D, a factor of all rates, or None. `feedback`: whose
+    output is taken away from what neuron k learns from: "all", "lower" (neurons a ≤ k) or "none".
+    """
 
-    @abc.abstractmethod
-    def drift(
-        self,
-        activation: AbstractActivation,
-        rho: Float[Real, " modes"],
-        modes: Modes,
-        bias: Float[Real, " hidden"] | None,
-    ) -> tuple[Modes, Float[Real, " hidden"] | None]:
-        """Return d(rows)/dt and d(bias)/dt at rows with scaled eigenvalues `rho`."""
+    weight_decay: eqx.AbstractVar[Any]
+    schedule: eqx.AbstractVar[Any]
+    feedback: eqx.AbstractVar[str]
 
     @abc.abstractmethod
+    def rates(self, network: Autoencoder) -> tuple[Real, Real, Real]:
+        """Return (η_w, η_v, η_b): the rates of encoder path, decoder path and hidden biases."""
+
+    @abc.abstractmethod
+    def check(self, network: Autoencoder) -> None:
+        """Raise `ValueError` for a network that this rule can't train."""
+
+    def factor(self, t: Float[Real, ""]) -> Any:
+        """Factor of all rates at t = steps/D."""
+        return 1.0 if self.schedule is None else self.schedule(t)
+
+    def seen(self, pairs: Float[Real, "hidden hidden"]) -> Float[Real, "hidden hidden"]:
+        """m_ka × a pair quantity: 0 where neuron k doesn't see neuron a (docs/theory.md §5)."""
+        if self.feedback == "all":
+            return pairs
+        return jnp.tril(pairs) if self.feedback == "lower" else jnp.zeros_like(pairs)
+
+    def _outputs(self, rows: Any, pairs: Any) -> Any:
+        """Σ_a m_ka pairs_ka rows_a for symmetric pairs, which saves a transposition."""
+        if self.feedback == "none":
+            return jnp.zeros_like(rows)
+        return rows @ (jnp.triu(pairs) if self.feedback == "lower" else pairs)
+
+    def drift(self, network: Autoencoder, inputs: Inputs, state: State, factor: Any = 1.0) -> State:
+        """Return d(state)/dt: the equations of motion of docs/theory.md §4 and §5.
+
+        dw = η_w [ρ̃ c u + ρ̃_in ((2 c_q R − Σ_a m T0 S) w − Σ_a m T0 P w_a)] − κ w
+        du = η_v [ρ̃ c w − Σ_a m G u_a] − κ u,  db = η_b [c_b R − Σ_a m T0 B]
+
+        Sums include an output bias, a neuron of constant output. Tied rows w = s u move by their
+        decoder part plus s times their encoder part. For SGD this is gradient flow on the error.
+        """
+        rows = state.rows()
+        w, u = rows.encoder, rows.decoder
+        rho = jnp.concatenate([inputs.spikes, inputs.bulk])[:, None]
+        lr_w, lr_u, lr_b = (factor * rate for rate in self.rates(network))
+        total = total_overlaps(state, inputs)
+        q, R = jnp.diagonal(total.Q1), jnp.diagonal(total.R1)
+        b = state.bias if network.bias else None
+        a = network.activation.averages(total.Q1, b)
+        T0, c = self.seen(total.T0), a.c[None, :]
+        own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
+        back = a.c_b * R - jnp.sum(T0 * a.B, axis=1)
+        decoder = rho * c * w - self._outputs(u, a.G)
+        output = None
+        if rows.output is not None and total.output is not None:
+            mean, T0_0 = mean_output(network.activation, q, b), total.output.T0[:-1]
+            own, back = own - T0_0 * a.c_b, back - T0_0 * a.c
+            decoder = decoder - rows.output[:, None] * mean[None, :]
+            output = -lr_u * (u @ mean + rows.output) - self.weight_decay * rows.output
+        encoder = rho * c * u + (rho + inputs.noise) * (
+            own[None, :] * w - self._outputs(w, total.T0 * a.P)
+        )
+        if network.tied:
+            du = lr_u * decoder + network.gain * lr_w * encoder - self.weight_decay * u
+            dw = network.gain * du
+        else:
+            dw = lr_w * encoder - self.weight_decay * w
+            du = lr_u * decoder - self.weight_decay * u
+        db = lr_b * back if network.bias else 0.0 * state.bias
+        added = state.diffusion
+        if added is not None:  # the same map as dw, and what the steps of SGD make anew
+            A = lr_w * inputs.noise * (jnp.diag(own) - T0 * a.P) - self.weight_decay * jnp.eye(
+                len(q)
+            )
+            made = gradient_covariance(network, total, state.bias, T0)
+            added = A @ added + added @ A.T + lr_w**2 * inputs.noise * made
+        return State.from_rows(Modes(dw, du, output), inputs.spikes.shape[0], db, added)
+
     def update(
         self,
-        activation: AbstractActivation,
+        network: Autoencoder,
         weights: Weights,
         x: Float[Real, " dim"],
-        trained_bias: bool,
+        corrupted: Float[Real, " dim"],
+        factor: Any = 1.0,
     ) -> Weights:
-        """Return the weights after one step on input x (D,)."""
+        """Return the weights after one step on target x and input `corrupted` (docs/theory.md §1).
+
+        Neuron k learns from Δ^k = x − Σ_a m_ka v_a g_a: v_k += (η_v/D) g_k Δ^k,
+        w_k += (η_w/D) (v_k·Δ^k/D) g'_k x_in/√D, b_k += (η_b/D) (v_k·Δ^k/D) g'_k.
+        """
+        W, V, b, v0 = weights
+        dim = x.shape[-1]
+        lr_w, lr_v, lr_b = (factor * rate / dim for rate in self.rates(network))
+        field = W @ corrupted / np.sqrt(dim) + b
+        hidden = network.activation(field)
+        if self.feedback == "lower":
+            residual = x[None, :] - jnp.cumsum(hidden[:, None] * V, axis=0)
+            along = jnp.sum(V * residual, axis=1)
+            outer = hidden[:, None] * residual
+        else:
+            residual = x - hidden @ V if self.feedback == "all" else x
+            residual = residual if v0 is None else residual - v0
+            along = V @ residual
+            outer = jnp.outer(hidden, residual)
+        back = (along / dim) * network.activation.slope(field)
+        decay = 1.0 - self.weight_decay / dim
+        V = decay * V + lr_v * outer
+        if network.tied:
+            V = V + network.gain * lr_w * jnp.outer(back, corrupted)
+            W = network.gain * V / np.sqrt(dim)
+        else:
+            W = decay * W + lr_w * jnp.outer(back, corrupted / np.sqrt(dim))
+        if network.bias:
+            b = b + lr_b * back
+        return Weights(W, V, b, None if v0 is None else decay * v0 + lr_v * residual)
 
 
 class SGD(AbstractRule):
-    """Online SGD on ‖x − x̂‖²/(2D), untied weights (docs/theory.md §1 and §4).
+    """Online SGD on ‖x − x̂‖²/(2D) (docs/theory.md §1, §4 and §5).
 
     `lr`: the rate η of all parts; `lr_encoder`, `lr_decoder`, `lr_bias` replace it for one part
     (0 freezes the part). Scaling: a step moves V by η/D, W and b by η/D times order-one
-    gradients, so that D steps are one unit of time. `weight_decay`: κ, acts on W and V (not on
-    biases) as −κ/D per step and carries no η. All may be traced.
+    gradients, so that D steps are one unit of time. `weight_decay`: κ, acts on W, V and the output
+    bias (not on hidden biases) as −κ/D per step and carries no η. All may be traced.
+
+    `truncated`: neuron k learns from the reconstruction by neurons 0 … k alone, in both updates,
+    so that each finds its own principal component (paper §3.5).
+    `gradient`: for tied weights, the path(s) of the gradient that train them: "full", "encoder" or
+    "decoder"; tied weights have one rate, `lr`.
+    `schedule`: a factor of all rates as a function of t = steps/D (not of the decay), for example
+    `CosineSchedule(end=200)`; None keeps them constant.
 
     Raises `ValueError` unless lr > 0, the other rates and the decay are ≥ 0, and all are finite.
     """
@@ -81,6 +183,9 @@ class SGD(AbstractRule):
     lr_decoder: Float[Real, "*batch"] | None
     lr_bias: Float[Real, "*batch"] | None
     weight_decay: Float[Real, "*batch"]
+    truncated: bool = eqx.field(static=True)
+    gradient: str = eqx.field(static=True)
+    schedule: Any
 
     def __init__(
         self,
@@ -89,46 +194,146 @@ class SGD(AbstractRule):
         lr_decoder: Any = None,
         lr_bias: Any = None,
         weight_decay: Any = 0.0,
+        truncated: bool = False,
+        gradient: str = "full",
+        schedule: Any = None,
     ):
         self.lr = scalar("lr", lr, above=0.0)
         rates = {"lr_encoder": lr_encoder, "lr_decoder": lr_decoder, "lr_bias": lr_bias}
         for name, rate in rates.items():
             setattr(self, name, None if rate is None else scalar(name, rate, at_least=0.0))
         self.weight_decay = scalar("weight_decay", weight_decay, at_least=0.0)
+        if not isinstance(truncated, bool | np.bool_):
+            raise ValueError(f"`truncated` must be True or False, got {truncated!r}")
+        self.truncated = bool(truncated)
+        self.gradient = one_of("gradient", gradient, ["full", "encoder", "decoder"])
+        self.schedule = as_schedule(schedule)
 
-    def rates(self):
-        """Return (η_w, η_v, η_b): each part's own rate, or else `lr`."""
+    @property
+    def feedback(self):  # pyright: ignore[reportIncompatibleVariableOverride]  # as equinox has it
+        """Neurons a ≤ k if truncated, else all."""
+        return "lower" if self.truncated else "all"
+
+    def rates(self, network):
+        """Return (η_w, η_v, η_b): each part's own rate, or else `lr`; 0 for an untrained path."""
         own = (self.lr_encoder, self.lr_decoder, self.lr_bias)
-        return tuple(self.lr if rate is None else rate for rate in own)
+        encoder, decoder, bias = (self.lr if rate is None else rate for rate in own)
+        if self.gradient == "encoder":
+            decoder = np.zeros(())
+        if self.gradient == "decoder":
+            encoder = np.zeros(())
+        return encoder, decoder, bias
 
-    def drift(self, activation, rho, modes, bias):
-        """Return the right-hand side of docs/theory.md §4, gradient flow on the error.
+    def check(self, network):
+        """Raise `ValueError` for options that this network doesn't have."""
+        if self.truncated and network.tied:
+            raise ValueError(
+                "`truncated` SGD is for untied weights; with tied linear ones use odeae.Sanger()"
+            )
+        if self.truncated and network.output_bias:
+            raise ValueError(
+                "`truncated` SGD can't train an `output_bias`: no neuron but the last would see it"
+            )
+        if self.gradient != "full" and not network.tied:
+            raise ValueError(
+                f'`gradient` "{self.gradient}" is for tied weights; in an untied network freeze a '
+                "part with lr_encoder=0.0 or lr_decoder=0.0"
+            )
+        for name in ("lr_encoder", "lr_decoder"):
+            if network.tied and getattr(self, name) is not None:
+                raise ValueError(
+                    f"`{name}` must not be given for tied weights, which have one rate, `lr`; "
+                    '`gradient` "encoder" or "decoder" trains one path alone'
+                )
 
-        dw = η_w ρ̃ [c u + (2 c_q R − Σ_a T0 S) w − Σ_a T0 P w_a] − κ w
-        du = η_v [ρ̃ c w − Σ_a G u_a] − κ u,  db = η_b [c_b R − Σ_a T0 B]
-        """
-        w, u = modes.encoder, modes.decoder
-        lr_w, lr_u, lr_b = self.rates()
-        total = overlaps(modes, rho)
-        a = activation.averages(total.Q1, bias)
-        R, T0, rho, c = jnp.diagonal(total.R1), total.T0, rho[:, None], a.c[None, :]
-        own = (2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1))[None, :]
-        dw = lr_w * rho * (c * u + own * w - w @ (T0 * a.P)) - self.weight_decay * w
-        du = lr_u * (rho * c * w - u @ a.G) - self.weight_decay * u
-        if bias is None:
-            return Modes(dw, du), None
-        return Modes(dw, du), lr_b * (a.c_b * R - jnp.sum(T0 * a.B, axis=1))
 
-    def update(self, activation, weights, x, trained_bias):
-        """Return the weights after one step on x (docs/theory.md §1)."""
-        W, V, b = weights
-        dim = x.shape[-1]
-        lr_w, lr_v, lr_b = self.rates()
-        field = W @ x / np.sqrt(dim) + b
-        hidden = activation(field)
-        residual = x - hidden @ V
-        back = (V @ residual / dim) * activation.slope(field)
-        decay = 1.0 - self.weight_decay / dim
-        W = decay * W + (lr_w / dim) * jnp.outer(back, x / np.sqrt(dim))
-        V = decay * V + (lr_v / dim) * jnp.outer(hidden, residual)
-        return Weights(W, V, b + (lr_b / dim) * back if trained_bias else b)
+def _set_common(self, lr: Any, weight_decay: Any, schedule: Any) -> None:
+    self.lr = scalar("lr", lr, above=0.0)
+    self.weight_decay = scalar("weight_decay", weight_decay, at_least=0.0)
+    self.schedule = as_schedule(schedule)
+
+
+def _decoder_alone(self, network: Autoencoder) -> tuple[Real, Real, Real]:
+    """Return (0, η, 0): the decoder path alone."""
+    return np.zeros(()), self.lr, np.zeros(())
+
+
+def _check_linear_tied(self, network: Autoencoder) -> None:
+    """Raise `ValueError` unless the network is linear and tied, without biases."""
+    gain = network.gain
+    missing = [
+        text
+        for text, good in (
+            ('activation="linear"', isinstance(network.activation, Linear)),
+            ("tied=True", network.tied),
+            ("gain=1.0", not is_traced(gain) and np.all(gain == 1.0)),
+            ("bias=False", not network.bias),
+            ("output_bias=False", not network.output_bias),
+        )
+        if not good
+    ]
+    if missing:
+        raise ValueError(
+            f"{type(self).__name__}'s rule trains linear, tied networks of gain 1 without biases: "
+            f"it needs Autoencoder(..., {', '.join(missing)})"
+        )
+
+
+class Oja(AbstractRule):
+    """Oja's subspace rule, du = η (ρ̃ u − Q u) with Q = Σ ρ̃ u uᵀ; Oja's own rule is K = 1.
+
+    For linear, tied networks of gain 1: v_k += (η/D) y_k (x − Σ_a y_a v_a), y_k = v_k·x/D. `lr`,
+    `weight_decay`, `schedule` as for `SGD`. Source: docs/theory.md §5; Oja (1982, 1989).
+    """
+
+    lr: Float[Real, "*batch"]
+    weight_decay: Float[Real, "*batch"]
+    schedule: Any
+
+    def __init__(self, lr: Any = 1.0, weight_decay: Any = 0.0, schedule: Any = None):
+        _set_common(self, lr, weight_decay, schedule)
+
+    feedback = "all"
+    rates = _decoder_alone
+    check = _check_linear_tied
+
+
+class Sanger(AbstractRule):
+    """Sanger's rule, du_k = η (ρ̃ u_k − Σ_{a≤k} Q_ka u_a): neuron k finds component k.
+
+    For linear, tied networks of gain 1: v_k += (η/D) y_k (x − Σ_{a≤k} y_a v_a), y_k = v_k·x/D.
+    `lr`, `weight_decay`, `schedule` as for `SGD`. Source: docs/theory.md §5; Sanger (1989).
+    """
+
+    lr: Float[Real, "*batch"]
+    weight_decay: Float[Real, "*batch"]
+    schedule: Any
+
+    def __init__(self, lr: Any = 1.0, weight_decay: Any = 0.0, schedule: Any = None):
+        _set_common(self, lr, weight_decay, schedule)
+
+    feedback = "lower"
+    rates = _decoder_alone
+    check = _check_linear_tied
+
+
+class Hebb(AbstractRule):
+    """Hebb's rule with decay, du = η ρ̃ u − κ u; it grows without bound unless κ > η ρ̃_max.
+
+    For linear, tied networks of gain 1: v_k += (η/D) y_k x − (κ/D) v_k, y_k = v_k·x/D. `lr`,
+    `weight_decay`, `schedule` as for `SGD`. Source: docs/theory.md §5; Hebb (1949).
+    """
+
+    lr: Float[Real, "*batch"]
+    weight_decay: Float[Real, "*batch"]
+    schedule: Any
+
+    def __init__(self, lr: Any = 1.0, weight_decay: Any = 0.0, schedule: Any = None):
+        _set_common(self, lr, weight_decay, schedule)
+
+    feedback = "none"
+    rates = _decoder_alone
+    check = _check_linear_tied
+
+
+RULES = {"SGD": SGD, "Oja": Oja, "Sanger": Sanger, "Hebb": Hebb}

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from odeae.activations import AbstractActivation
-from odeae.checks import array, numbers, save_times, whole
-from odeae.initial import draw_weights
+from odeae.autoencoder import Autoencoder, Weights
+from odeae.checks import numbers, save_times, whole
+from odeae.initial import check_weights, draw_weights
 from odeae.precision import as_float, in_float64, is_traced, to_numpy
-from odeae.problem import Problem, check_state, sizes
-from odeae.rules import AbstractRule, Weights, generalisation_error
-from odeae.state import Modes, OrderParameters, State, overlaps
+from odeae.problem import Problem, leading_spikes, sizes
+from odeae.rules import AbstractRule, generalisation_error
+from odeae.schedules import largest_factor
+from odeae.state import Components, Modes, OrderParameters, State, overlaps
 from odeae.trajectory import Checkpoint, Status, Trajectory, settings_json
 
-# Three independent streams of every run: inputs, held-out inputs, initial weights.
-_INPUTS, _TEST, _START = range(3)
+# Independent streams of every run: inputs, held-out inputs, initial weights, corruption of both.
+_INPUTS, _TEST, _START, _NOISE, _TEST_NOISE = range(5)
 
 
 def _block_length(dim: int) -> int:
@@ -43,40 +44,54 @@ def _normals(parts, runs, shape):
 
 
 @eqx.filter_jit
-def _advance(rule: AbstractRule, activation, trained_bias, weights, x, scale, start, stop):
-    """Steps `start` … `stop` − 1 of a block of inputs x (runs, steps, D), scaled per entry."""
+def _advance(rule: AbstractRule, network, weights, x, scale, noise, deviation, first, span):
+    """Steps span[0] … span[1] − 1 of a block of targets x (runs, steps, D), scaled per entry.
+
+    `noise` (runs, steps, D): standard normals, times `deviation` the corruption; None without.
+    `first`: number of the block's first step; step n is taken at the rate of t = n/D.
+    """
+    dim = x.shape[-1]
 
     def step(i, weights):
-        now = jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False) * scale[None]
-        return jax.vmap(lambda w, x: rule.update(activation, w, x, trained_bias))(weights, now)
+        def at(values):
+            return jax.lax.dynamic_index_in_dim(values, i, axis=1, keepdims=False)
 
-    return jax.lax.fori_loop(start, stop, step, weights)
+        target = at(x) * scale[None]
+        given = target if noise is None else target + deviation * at(noise)
+        factor = rule.factor((first + i) / dim)
+        return jax.vmap(rule.update, (None, 0, 0, 0, None))(network, weights, target, given, factor)
+
+    return jax.lax.fori_loop(span[0], span[1], step, weights)
 
 
 @eqx.filter_jit
-def _measure(activation: AbstractActivation, trained_bias, weights, rho, is_spike, basis, x_test):
-    """Order parameters, error and held-out error of every run."""
-    dim = rho.shape[0]
+def _measure(network: Autoencoder, weights, inputs, is_spike, leading, basis, test):
+    """Order parameters, error, held-out error and rows of the leading spikes of every run."""
+    rho, dim = inputs.spikes, inputs.spikes.shape[0]
 
-    def one(weights, x_test):
-        W, V, b = weights
+    def one(weights, target, given):
+        W, V, b, v0 = weights
         if basis is not None:
             W, V = W @ basis, V @ basis
-        modes, scaled = Modes(W.T, V.T / np.sqrt(dim)), rho / dim
-        # T0 has no factor ρ̃, so modes are masked, not eigenvalues
-        parts = [
-            overlaps(jax.tree.map(lambda row, m=mask: row * m[:, None], modes), scaled)
-            for mask in (is_spike, 1.0 - is_spike)
-        ]
-        split = OrderParameters(*parts)
-        bias = b if trained_bias else None
-        error = generalisation_error(activation, split.total(), bias, jnp.sum(scaled))
-        W, V, b = weights
-        hidden = activation(x_test @ W.T / np.sqrt(dim) + b[None])
-        test = jnp.mean(jnp.sum(jnp.square(x_test - hidden @ V), axis=1)) / (2.0 * dim)
-        return split, error, test
+            v0 = None if v0 is None else v0 @ basis
+        modes = Modes(W.T, V.T / np.sqrt(dim), None if v0 is None else v0 / np.sqrt(dim))
 
-    return jax.lax.map(lambda args: one(*args), (weights, x_test))
+        def part(mask):  # T0 has no factor ρ̃, so modes are masked, not eigenvalues
+            def masked(row):
+                return row * mask.reshape(-1, *[1] * (row.ndim - 1))
+
+            return overlaps(jax.tree.map(masked, modes), rho, inputs)
+
+        split = OrderParameters(part(is_spike), part(1.0 - is_spike))
+        error = generalisation_error(network, split.total(), b, inputs.trace)
+        gap = target - network.output(weights, given)
+        test = jnp.mean(jnp.sum(jnp.square(gap), axis=1)) / (2.0 * dim)
+        along = None
+        if leading is not None:
+            along = Components(modes.encoder[leading], modes.decoder[leading])
+        return split, error, test, along
+
+    return jax.lax.map(lambda args: one(*args), (weights, *test))
 
 
 class _Gaussian:
@@ -88,8 +103,7 @@ class _Gaussian:
         self.test = self.normals(_TEST, 0, test_samples) * self.scale[None, None]
 
     def normals(self, stream: int, block: int, count: int):
-        key = np.asarray([self.seed, stream, block])
-        return _normals(key, self.runs, (count, self.dim))
+        return _normals(np.asarray([self.seed, stream, block]), self.runs, (count, self.dim))
 
     def block(self, number: int):
         return self.normals(_INPUTS, number, _block_length(self.dim))
@@ -158,10 +172,12 @@ def simulate(
     inputs, also memory-mapped, whose rows (less the spectrum's mean) are drawn with replacement
     (`resample=True`) or in random order once through; the spectrum must come from data or a
     covariance, so that its basis is known. A tenth of the rows, at most `test_samples` of them,
-    is held out of each run for `test_error`; Gaussian inputs are held out afresh.
+    is held out of each run for `test_error`; Gaussian inputs are held out afresh. With the
+    problem's `noise`, inputs (also held-out ones) are corrupted, targets are not.
     `weights`: start from these instead of a state: a `Checkpoint` of earlier runs, which goes on
-    exactly where they stopped (same seed, steps counted on), or (W, V) or (W, V, bias), of shapes
-    (K, D), (K, D), (K,) for all runs or with a leading run axis; in the eigenbasis.
+    exactly where they stopped (same seed, steps counted on), or (W, V), (W, V, bias) or
+    (W, V, bias, output_bias), of shapes (K, D), (K, D), (K,), (D,) for all runs or with a leading
+    run axis; in the eigenbasis. W is None for tied weights.
 
     Returns a `Trajectory` with a leading run axis: order parameters and `error` by the theory's
     definitions from the weights (exact for Gaussian inputs), `test_error` by plain averaging, and
@@ -171,7 +187,7 @@ def simulate(
     """
     if is_traced((problem, state, times)):
         raise ValueError("simulate needs concrete values; it can't be called under jit, vmap, grad")
-    (spectrum, hidden), autoencoder = sizes(problem), problem.autoencoder
+    (spectrum, hidden), network = sizes(problem), problem.autoencoder
     dim = spectrum.dim
     runs, seed = whole("runs", runs), whole("seed", seed, at_least=0)
     test_samples = whole("test_samples", test_samples)
@@ -179,6 +195,7 @@ def simulate(
     count = len(weights.weights.bias) if isinstance(weights, Checkpoint) else runs
     _check_size(count, hidden, dim, test_samples, times[-1])
     steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
+    largest_factor(problem.rule.schedule, times[-1])  # is it one?
 
     kind = f"SGD on {'Gaussian' if data is None else 'real'} inputs"
     data = None if data is None else _check_data(problem, data)
@@ -203,7 +220,8 @@ def simulate(
         else:
             start = _drawn_weights(problem, state, seed, runs)
         if basis is not None:
-            start = Weights(start.encoder @ basis.T, start.decoder @ basis.T, start.bias)
+            W, V, b, v0 = start
+            start = Weights(W @ basis.T, V @ basis.T, b, None if v0 is None else v0 @ basis.T)
     if data is None:
         source = _Gaussian(problem, seed, runs, test_samples)
     else:
@@ -213,7 +231,16 @@ def simulate(
     is_spike = np.zeros(dim)
     order = np.arange(dim) if spectrum.order is None else spectrum.order
     is_spike[order[: spectrum.spikes.shape[0]]] = 1.0
-    rho, length = spectrum.eigenvalues(), _block_length(dim)
+    leading = leading_spikes(problem)
+    leading = None if leading is None else order[leading]
+    rho = spectrum.eigenvalues() / dim
+    inputs = problem.inputs()._replace(spikes=rho, bulk=np.zeros(0), trace=rho.sum())
+    keys, length = np.arange(runs), _block_length(dim)
+    deviation, noise = np.sqrt(problem.noise), None
+    test = (source.test, source.test)
+    if deviation > 0:
+        corruption = _normals(np.asarray([seed, _TEST_NOISE, 0]), keys, source.test.shape[1:])
+        test = (source.test, source.test + deviation * corruption)
     measured, biases, at, loaded, x = [], [], first, -1, None
     with tqdm(total=int(steps[-1]) - first, unit="step", disable=not progress) as bar:
         for target in steps:
@@ -221,22 +248,18 @@ def simulate(
                 block = at // length
                 if block != loaded:
                     loaded, x = block, source.block(block)
-                stop = min(int(target), (block + 1) * length)
-                offset = block * length
+                    if deviation > 0:
+                        noise = _normals(np.asarray([seed, _NOISE, block]), keys, (length, dim))
+                stop, offset = min(int(target), (block + 1) * length), block * length
                 now = _advance(
-                    problem.rule, autoencoder.activation, autoencoder.bias, now, x, source.scale,
-                    jnp.asarray(at - offset), jnp.asarray(stop - offset),
+                    problem.rule, network, now, x, source.scale, noise, deviation,
+                    np.asarray(float(offset)), np.asarray([at - offset, stop - offset]),
                 )  # fmt: skip
                 bar.update(stop - at)
                 at = stop
             biases.append(now.bias)
-            measured.append(
-                _measure(
-                    autoencoder.activation, autoencoder.bias, now, rho, is_spike, basis,
-                    source.test,
-                )
-            )  # fmt: skip
-    split, error, test = jax.tree.map(lambda *saves: np.stack(saves, axis=1), *measured)
+            measured.append(_measure(network, now, inputs, is_spike, leading, basis, test))
+    split, error, test, along = jax.tree.map(lambda *saves: np.stack(saves, axis=1), *measured)
     bias = np.stack(biases, axis=1)
     used = steps / dim
 
@@ -245,9 +268,9 @@ def simulate(
     # the weights of a run may be fine where the averages of its activation are not resolved
     finite_at_stop = np.isfinite(test[np.arange(len(test)), np.argmin(good, axis=1)])
     status = np.where(finite_at_stop, Status.UNRESOLVED, Status.DIVERGED)
-    split, error, test, bias = jax.tree.map(
+    split, error, test, bias, along = jax.tree.map(
         lambda a: np.where(good.reshape(good.shape + (1,) * (a.ndim - 2)), a, np.nan),
-        (split, error, test, bias),
+        (split, error, test, bias, along),
     )
     return Trajectory(
         used,
@@ -258,6 +281,7 @@ def simulate(
         used[last],
         problem,
         test_error=test,
+        components=along,
         weights=Checkpoint(to_numpy(now), int(at), seed, kind),
         initial=state if weights is None else None,
         source=kind,
@@ -270,31 +294,33 @@ def simulate(
 def _drawn_weights(problem: Problem, state: State | None, seed: int, runs: int) -> Weights:
     if state is None:
         raise ValueError("give a `state` or `weights` to start from, got neither")
-    check_state(problem, state)
     drawn = [draw_weights(problem, state, [seed, run, _START]) for run in range(runs)]
-    bias = np.tile(np.asarray(state.bias), (runs, 1))
-    return Weights(np.stack([w for w, _ in drawn]), np.stack([v for _, v in drawn]), bias)
+    return jax.tree.map(lambda *parts: np.stack(parts), *drawn)
 
 
 def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
-    hidden, dim = problem.autoencoder.hidden, problem.spectrum.dim
-    if not isinstance(weights, tuple | list) or len(weights) not in (2, 3):
+    if not isinstance(weights, tuple | list) or len(weights) not in (2, 3, 4):
         raise ValueError(
-            f"`weights` must be a Checkpoint, (W, V) or (W, V, bias), got {type(weights).__name__}"
+            "`weights` must be a Checkpoint, (W, V), (W, V, bias) or (W, V, bias, output_bias), "
+            f"got {type(weights).__name__}"
         )
-    W, V, b = (*weights, None)[:3]
-    parts = []
-    for name, value, shape in (
-        ("W", W, (hidden, dim)),
-        ("V", V, (hidden, dim)),
-        ("bias", np.zeros(hidden) if b is None else b, (hidden,)),
-    ):
-        with_runs = np.ndim(value) == len(shape) + 1  # pyright: ignore[reportArgumentType]
-        value = array(name, value, (runs, *shape) if with_runs else shape)
-        parts.append(np.array(np.broadcast_to(value, (runs, *shape))))
-    if not problem.autoencoder.bias and np.any(parts[2]):
-        raise ValueError("`bias` must be 0 for an autoencoder without biases")
-    return Weights(*parts)
+    axes = (2, 2, 1, 1)  # of one run
+    W, V, b, v0 = (
+        value if value is None else numbers(name, value)
+        for name, value in zip(Weights._fields, (*weights, None, None)[:4], strict=True)
+    )
+    parts = (W, V, b, v0)
+
+    def of_run(run: int) -> Weights:
+        own = [
+            p if p is None or p.ndim != n + 1 else p[run] for p, n in zip(parts, axes, strict=True)
+        ]
+        return check_weights(problem, *own)
+
+    for name, part, n in zip(Weights._fields, parts, axes, strict=True):
+        if part is not None and part.ndim == n + 1 and len(part) != runs:
+            raise ValueError(f"`weights` must hold {name} of {runs} runs, got {len(part)}")
+    return jax.tree.map(lambda *values: np.stack(values), *map(of_run, range(runs)))
 
 
 def _check_data(problem: Problem, data: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,13 +15,6 @@ from odeae.precision import Real, in_float64, is_traced
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
 _ROUNDING = 1e-13
-
-
-class Eigenvalues(NamedTuple):
-    """Scaled eigenvalues ρ̃ = ρ/D of every row of a state: spikes (M,) and bulk (N_bulk,)."""
-
-    spikes: Real
-    bulk: Real
 
 
 class Spectrum(eqx.Module):
@@ -83,14 +76,17 @@ class Spectrum(eqx.Module):
         modes = np.asarray(self.multiplicity, float)
         return self.spikes.sum(-1) + (self.bulk * modes).sum(-1) / self.dim
 
-    def bulk_rows(self, hidden: int) -> tuple[int, ...]:
-        """Rows that stand for each bin: its modes, or 2K virtual ones where those are fewer."""
-        return tuple(min(m, 2 * hidden) for m in self.multiplicity)
+    def bulk_rows(self, width: int) -> tuple[int, ...]:
+        """Rows that stand for each bin: its modes, or `width` virtual ones where those are fewer.
 
-    def row_eigenvalues(self, hidden: int) -> Eigenvalues:
-        """Scaled eigenvalue ρ̃ of every row of a state with K = `hidden` neurons."""
-        bins = np.repeat(np.arange(len(self.multiplicity)), self.bulk_rows(hidden))
-        return Eigenvalues(self.spikes, self.bulk[bins] / self.dim)
+        `width`: how many independent columns a row has, `Autoencoder.width`.
+        """
+        return tuple(min(m, width) for m in self.multiplicity)
+
+    def bulk_eigenvalues(self, width: int) -> Float[Real, " rows"]:
+        """Scaled eigenvalue ρ̃ = ρ/D of every row of the bulk."""
+        bins = np.repeat(np.arange(len(self.multiplicity)), self.bulk_rows(width))
+        return self.bulk[bins] / self.dim
 
     def pca_errors(self, max_rank: int) -> Float[Real, "*batch ranks"]:
         """PCA errors ½ Σ_{τ>k} ρ_τ/D of rank k = 0 … max_rank, shape (max_rank + 1,).

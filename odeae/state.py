@@ -1,5 +1,7 @@
 """The state (rows of every mode), and what is derived from it: order parameters and densities."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,51 +9,91 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.precision import Real
-from odeae.spectrum import Eigenvalues, Spectrum
+from odeae.spectrum import Spectrum
+
+
+class Inputs(NamedTuple):
+    """What the equations of motion know of the inputs; nothing has the size of D.
+
+    `spikes` (M,) and `bulk` (rows,): scaled eigenvalue ρ̃ = ρ/D of every row of a state. `noise`:
+    s²/D, what a corruption of variance s² adds to each. `trace`: tr Ω/D. `dim`: D.
+    """
+
+    spikes: Real
+    bulk: Real
+    noise: Real
+    trace: Real
+    dim: Real
 
 
 class Modes(eqx.Module):
     """Encoder rows w and decoder rows u of N modes, each (N, K) (docs/theory.md §2).
 
-    w_τ = (ψ_τ·w_k)_k is not scaled; u_τ = (ψ_τ·v_k)_k/√D: both are O(1) on a spike.
+    w_τ = (ψ_τ·w_k)_k is not scaled; u_τ = (ψ_τ·v_k)_k/√D: both are O(1) on a spike. `output` (N,):
+    u_0 = ψ_τ·v_0/√D, None for networks without an output bias.
     """
 
     encoder: Float[Real, "*batch modes hidden"]
     decoder: Float[Real, "*batch modes hidden"]
+    output: Float[Real, "*batch modes"] | None = None
 
 
 class State(eqx.Module):
     """What the theory integrates: rows of the spikes, rows of the bulk bins, hidden biases (K,).
 
-    A bin of m modes is represented by min(m, 2K) rows with the Gram matrix of the m modes.
+    A bin of m modes is represented by at most as many rows as a mode has independent columns (2K
+    for an untied network), with the Gram matrix of the m modes. `diffusion` (K, K): Σ w wᵀ that the
+    noise of the steps has added (docs/theory.md §5), None where that is left out.
     """
 
     spikes: Modes
     bulk: Modes
     bias: Float[Real, "*batch hidden"]
+    diffusion: Float[Real, "*batch hidden hidden"] | None = None
 
     @classmethod
-    def from_rows(cls, rows: Modes, spikes: int, bias: Float[Real, " hidden"]) -> "State":
+    def from_rows(
+        cls,
+        rows: Modes,
+        spikes: int,
+        bias: Float[Real, " hidden"],
+        diffusion: Float[Real, "hidden hidden"] | None = None,
+    ) -> "State":
         """State of all rows, the first `spikes` of which are spikes."""
-        w, u = rows.encoder, rows.decoder
-        return cls(Modes(w[:spikes], u[:spikes]), Modes(w[spikes:], u[spikes:]), bias)
+        first = jax.tree.map(lambda row: row[:spikes], rows)
+        rest = jax.tree.map(lambda row: row[spikes:], rows)
+        return cls(first, rest, bias, diffusion)
 
     def rows(self) -> Modes:
         """All rows, spikes first: the drift is the same for both."""
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), self.spikes, self.bulk)
 
 
+class OutputOverlaps(eqx.Module):
+    """Overlaps of an output bias v_0: R1[k] = v_0 Ω w_k/D^{3/2}, shape (…, K).
+
+    T1 and T0 (…, K + 1): v_0 Ω v_k/D² and v_0·v_k/D, the last entry being that of v_0 with itself.
+    """
+
+    R1: Float[Real, "*batch hidden"]
+    T1: Float[Real, "*batch width"]
+    T0: Float[Real, "*batch width"]
+
+
 class Overlaps(eqx.Module):
     """Order parameters (…, K, K) of one part of the spectrum, in the paper's normalisation.
 
     Q1 = Σ ρ̃ w wᵀ = W Ω Wᵀ/D, R1 = Σ ρ̃ u wᵀ = V Ω Wᵀ/D^{3/2}, T1 = Σ ρ̃ u uᵀ = V Ω Vᵀ/D²,
-    T0 = Σ u uᵀ = V Vᵀ/D.
+    T0 = Σ u uᵀ = V Vᵀ/D, Q0 = Σ w wᵀ/D = W Wᵀ/D. With inputs corrupted at variance s², Q1 is
+    the covariance of the fields they make, W (Ω + s²) Wᵀ/D. `output`: of an output bias, or None.
     """
 
     Q1: Float[Real, "*batch hidden hidden"]
     R1: Float[Real, "*batch hidden hidden"]
     T1: Float[Real, "*batch hidden hidden"]
     T0: Float[Real, "*batch hidden hidden"]
+    Q0: Float[Real, "*batch hidden hidden"]
+    output: OutputOverlaps | None = None
 
 
 class OrderParameters(eqx.Module):
@@ -80,21 +122,59 @@ class Densities(eqx.Module):
     bulk: ModeDensities
 
 
-def overlaps(modes: Modes, rho: Float[Real, " modes"]) -> Overlaps:
-    """Order parameters of rows with scaled eigenvalues `rho` (docs/theory.md §2)."""
-    w, u = modes.encoder, modes.decoder
-    weighted = rho[:, None] * w
-    return Overlaps(w.T @ weighted, u.T @ weighted, u.T @ (rho[:, None] * u), u.T @ u)
+class Components(eqx.Module):
+    """Rows (…, spikes, K) of the leading spikes: where neurons point along principal components."""
+
+    encoder: Float[Real, "*batch components hidden"]
+    decoder: Float[Real, "*batch components hidden"]
 
 
-def order_parameters(state: State, rho: Eigenvalues) -> OrderParameters:
+def overlaps(modes: Modes, rho: Float[Real, " modes"], inputs: Inputs) -> Overlaps:
+    """Order parameters of rows with scaled eigenvalues `rho` (docs/theory.md §2 and §5)."""
+    w, u, output = modes.encoder, modes.decoder, None
+    weighted = rho[:, None] * u
+    if modes.output is not None:
+        u0 = modes.output
+        both = jnp.concatenate([u, u0[:, None]], axis=1)
+        output = OutputOverlaps((rho * u0) @ w, (rho * u0) @ both, u0 @ both)
+    Q1 = w.T @ ((rho + inputs.noise)[:, None] * w)
+    return Overlaps(Q1, weighted.T @ w, weighted.T @ u, u.T @ u, w.T @ w / inputs.dim, output)
+
+
+def order_parameters(state: State, inputs: Inputs) -> OrderParameters:
     """Order parameters of a state, split into spikes and bulk."""
-    return OrderParameters(overlaps(state.spikes, rho.spikes), overlaps(state.bulk, rho.bulk))
+    spikes = overlaps(state.spikes, inputs.spikes, inputs)
+    bulk = overlaps(state.bulk, inputs.bulk, inputs)
+    return OrderParameters(spikes, _with_diffusion(bulk, state, inputs))
 
 
-def densities(state: State, spectrum: Spectrum) -> Densities:
-    """Densities of a state: outer products of each spike's row, their mean over each bin."""
-    hidden = state.bias.shape[-1]
+def total_overlaps(state: State, inputs: Inputs) -> Overlaps:
+    """`order_parameters(...).total()`, at half the cost: that of all rows at once."""
+    rho = jnp.concatenate([inputs.spikes, inputs.bulk])
+    return _with_diffusion(overlaps(state.rows(), rho, inputs), state, inputs)
+
+
+def field_variances(state: State, inputs: Inputs) -> Float[Real, " hidden"]:
+    """The diagonal of Q1, at the cost of a vector."""
+    rho = jnp.concatenate([inputs.spikes, inputs.bulk])
+    q = (rho + inputs.noise) @ jnp.square(state.rows().encoder)
+    return q if state.diffusion is None else q + inputs.noise * jnp.diagonal(state.diffusion)
+
+
+def _with_diffusion(part: Overlaps, state: State, inputs: Inputs) -> Overlaps:
+    """Add what the noise of the steps left in the bulk, where ρ̃_in = s²/D up to O(1/D)."""
+    added = state.diffusion
+    if added is None:
+        return part
+    values = (part.Q1 + inputs.noise * added, part.Q0 + added / inputs.dim)
+    return eqx.tree_at(lambda part: (part.Q1, part.Q0), part, values)
+
+
+def densities(state: State, spectrum: Spectrum, width: int) -> Densities:
+    """Densities of a state: outer products of each spike's row, their mean over each bin.
+
+    `width`: independent columns of a row, which says how many rows a bin has.
+    """
 
     def outer(modes: Modes) -> ModeDensities:
         w, u = modes.encoder, modes.decoder
@@ -104,7 +184,7 @@ def densities(state: State, spectrum: Spectrum) -> Densities:
             u[:, :, None] * u[:, None, :],
         )
 
-    bins = np.repeat(np.arange(len(spectrum.multiplicity)), spectrum.bulk_rows(hidden))
+    bins = np.repeat(np.arange(len(spectrum.multiplicity)), spectrum.bulk_rows(width))
     count = np.asarray(spectrum.multiplicity, float)[:, None, None]
 
     def mean_of_bin(x):

@@ -8,22 +8,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 import odeae
 from odeae.activations import NAMED_FUNCTIONS, AbstractActivation, Quadrature
+from odeae.activations import activation as named
+from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import scalar, whole
 from odeae.files import writing
-from odeae.precision import Real, is_traced
-from odeae.problem import Autoencoder, Problem
-from odeae.rules import SGD, Weights
+from odeae.precision import Real, in_float64, is_traced
+from odeae.problem import Problem
+from odeae.rules import RULES, SGD, generalisation_error
+from odeae.schedules import SCHEDULES, as_schedule
 from odeae.spectrum import Spectrum
-from odeae.state import Densities, ModeDensities, Modes, OrderParameters, Overlaps, State
+from odeae.state import (
+    Components,
+    Densities,
+    ModeDensities,
+    Modes,
+    OrderParameters,
+    OutputOverlaps,
+    Overlaps,
+    State,
+)
 from odeae.words import nearest, one_of
 
 if TYPE_CHECKING:
     import xarray
+
+
+ENSEMBLE = "theory, ensemble"
 
 
 class Status(enum.IntEnum):
@@ -63,6 +80,49 @@ class Checkpoint(eqx.Module):
     source: str = eqx.field(static=True)
 
 
+class PrincipalOverlaps(eqx.Module):
+    """Where the neurons point, in principal components 1, 2, … (the spikes by falling eigenvalue).
+
+    `encoder`, `decoder` (…, T, K, n): cosine of w_k and v_k with component i, 0 for weights that
+    vanish. `encoder_within`, `decoder_within`: the same for the part of w_k and v_k within the span
+    of these n components. `subspace_encoder`, `subspace_decoder` (…, T): share of the first
+    r = min(K, n) components that the weights of all neurons span, tr(P_weights P_components)/r.
+    """
+
+    encoder: Float[Real, "*batch times hidden components"]
+    decoder: Float[Real, "*batch times hidden components"]
+    encoder_within: Float[Real, "*batch times hidden components"]
+    decoder_within: Float[Real, "*batch times hidden components"]
+    subspace_encoder: Float[Real, "*batch times"]
+    subspace_decoder: Float[Real, "*batch times"]
+
+
+def _cosines(rows, squares):
+    norm = jnp.sqrt(squares)[..., None]
+    return jnp.where(norm == 0, 0.0, rows / jnp.where(norm == 0, 1.0, norm))
+
+
+def _share(rows, gram):
+    """Share of the first r components within the span of vectors with this Gram matrix."""
+    rank = min(rows.shape[-2:])
+    values, vectors = jnp.linalg.eigh(gram)
+    kept = values > 1e-12 * values[..., -1:]
+    along = jnp.swapaxes(vectors, -1, -2) @ rows[..., :rank]
+    inverse = jnp.where(kept, 1.0 / jnp.where(kept, values, 1.0), 0.0)
+    return jnp.sum(inverse[..., None] * along**2, axis=(-2, -1)) / rank
+
+
+@eqx.filter_jit
+def _clean_errors(network, total, bias, noise, trace):
+    """Error of each set of order parameters without the noise in the fields."""
+
+    def one(total, bias, noise, trace):
+        total = eqx.tree_at(lambda part: part.Q1, total, total.Q1 - noise * total.Q0)
+        return generalisation_error(network, total, bias, trace)
+
+    return jax.vmap(one)(total, bias, noise, trace)
+
+
 class Trajectory(eqx.Module):
     """A learning curve with its order parameters, from `predict` or `simulate`.
 
@@ -71,10 +131,14 @@ class Trajectory(eqx.Module):
 
     `times` (T,): steps/D. `error` (T,): generalisation error ‖x − x̂‖²/(2D), averaged over
     Gaussian x. `order_parameters`: split into spikes and bulk, each (T, K, K). `bias` (T, K).
-    `test_error` (T,): the same error on held-out samples (simulation). `densities`: on request.
+    `test_error` (T,): the same error on held-out samples (simulation). Where the problem has
+    `noise`, both are on corrupted inputs, which is what SGD descends, and `error_clean` on clean
+    ones. `densities`: on request. `components`: rows along the leading spikes, from which
+    `overlaps` makes cosines.
     `status`: a `Status` value, `stop_time`: the time that was reached. `weights`: what a
     simulation ended with, to be resumed. `initial`: the state it started from, if any. `source`:
-    "theory" or what the inputs of the simulation were. `settings`: how it was computed, as JSON.
+    "theory", "theory, ensemble" or what the inputs of the simulation were. `settings`: how it was
+    computed, as JSON.
     """
 
     times: Float[Real, " times"]
@@ -86,6 +150,7 @@ class Trajectory(eqx.Module):
     problem: Problem
     test_error: Float[Real, "*batch times"] | None = None
     densities: Densities | None = None
+    components: Components | None = None
     weights: Checkpoint | None = None
     initial: State | None = None
     source: str = eqx.field(static=True, default="theory")
@@ -112,6 +177,59 @@ class Trajectory(eqx.Module):
         return self.order_parameters.total().T0
 
     @property
+    def Q0(self) -> Real:
+        """W Wᵀ/D, (…, T, K, K)."""
+        return self.order_parameters.total().Q0
+
+    @property
+    @in_float64
+    def error_clean(self) -> Real:
+        """Generalisation error on clean inputs of the network as it is, (…, T)."""
+        shape, batch = np.shape(self.error), np.ndim(self.error)
+
+        def flat(x):
+            return jnp.reshape(x, (-1, *np.shape(x)[batch:]))
+
+        def per_time(x):
+            return flat(jnp.broadcast_to(jnp.asarray(x)[..., None], shape))
+
+        problem = self.problem
+        errors = _clean_errors(
+            problem.autoencoder,
+            jax.tree.map(flat, self.order_parameters.total()),
+            flat(self.bias),
+            per_time(problem.noise),
+            per_time(problem.spectrum.trace),
+        )
+        return errors.reshape(shape)
+
+    @property
+    @in_float64
+    def overlaps(self) -> "PrincipalOverlaps":
+        """How much each neuron points along each principal component, and what all of them span.
+
+        Raises `ValueError` for a spectrum without spikes.
+        """
+        if self.components is None:
+            raise ValueError(
+                "`overlaps` are with the spikes, of which this spectrum has none; give "
+                "from_eigenvalues, from_covariance or from_data a number of `spikes`"
+            )
+        w, u = (
+            jnp.swapaxes(rows, -1, -2)
+            for rows in (self.components.encoder, self.components.decoder)
+        )
+        gram_w, gram_u = self.problem.spectrum.dim * jnp.asarray(self.Q0), jnp.asarray(self.T0)
+        return PrincipalOverlaps(
+            _cosines(w, jnp.diagonal(gram_w, axis1=-2, axis2=-1)),
+            _cosines(u, jnp.diagonal(gram_u, axis1=-2, axis2=-1)),
+            _cosines(w, jnp.sum(w * w, axis=-1)),
+            _cosines(u, jnp.sum(u * u, axis=-1)),
+            _share(w, gram_w),
+            _share(u, gram_u),
+        )
+
+    @property
     def excess(self) -> Real:
         """Error above the PCA error of rank K, by subtraction (absolute accuracy of `error`)."""
         rank = self.problem.autoencoder.hidden
@@ -120,7 +238,7 @@ class Trajectory(eqx.Module):
     def __repr__(self):
         problem = self.problem
         network, dim = problem.autoencoder, problem.spectrum.dim
-        head = f"{_activation_name(network.activation)}, K={network.hidden}, D={dim}"
+        head = f"{describe_network(network)}, {describe_rule(problem)}, D={dim}"
         if is_traced(self):
             return f"Trajectory({self.source}, {head}, traced)"
         error, times = np.asarray(self.error), self.shared_times()
@@ -168,7 +286,7 @@ class Trajectory(eqx.Module):
 
     @property
     def _batch_name(self) -> str:
-        return "lane" if self.source == "theory" else "run"
+        return {"theory": "lane", ENSEMBLE: "member"}.get(self.source, "run")
 
     def plot(self, ax: Any = None, **kwargs: Any) -> Any:
         """Draw the error curve with the PCA levels; returns the Axes. See `odeae.plot`."""
@@ -181,6 +299,12 @@ class Trajectory(eqx.Module):
         from odeae.plotting import plot_order_parameters
 
         return plot_order_parameters(self, axes=axes)
+
+    def plot_overlaps(self, axes: Any = None) -> Any:
+        """Draw how neurons turn towards the principal components; returns the array of Axes."""
+        from odeae.plotting import plot_overlaps
+
+        return plot_overlaps(self, axes=axes)
 
     def to_xarray(self) -> "xarray.Dataset":
         """Everything as an `xarray.Dataset`: dims `time`, `k`, `l` (and `run` or `lane`).
@@ -204,11 +328,27 @@ class Trajectory(eqx.Module):
         }
         if self.test_error is not None:
             data["test_error"] = ((*batch, "time"), self.test_error)
-        for name in ("Q1", "R1", "T1", "T0"):
+        if np.any(np.asarray(self.problem.noise)):
+            data["error_clean"] = ((*batch, "time"), self.error_clean)
+        for name in ("Q1", "R1", "T1", "T0", "Q0"):
             data[name] = ((*batch, *pair), getattr(self, name))
-            for part in ("spikes", "bulk"):
-                values = getattr(getattr(self.order_parameters, part), name)
-                data[f"{name}_{part}"] = ((*batch, *pair), values)
+        for part in ("spikes", "bulk"):
+            values = getattr(self.order_parameters, part)
+            for name in ("Q1", "R1", "T1", "T0", "Q0"):
+                data[f"{name}_{part}"] = ((*batch, *pair), getattr(values, name))
+            if values.output is not None:
+                for name, dim in (("R1", "k"), ("T1", "k_and_output"), ("T0", "k_and_output")):
+                    shared = getattr(values.output, name)
+                    data[f"output_{name}_{part}"] = ((*batch, "time", dim), shared)
+        if self.components is not None:
+            rows = (*batch, "time", "component", "k")
+            data["component_encoder"] = (rows, self.components.encoder)
+            data["component_decoder"] = (rows, self.components.decoder)
+            overlaps, cosines = self.overlaps, (*batch, "time", "k", "component")
+            for name in ("encoder", "decoder"):
+                data[f"overlap_{name}"] = (cosines, getattr(overlaps, name))
+                share = getattr(overlaps, f"subspace_{name}")
+                data[f"subspace_{name}"] = ((*batch, "time"), share)
         if self.densities is not None:
             for part, dim in (("spikes", "spike"), ("bulk", "bin")):
                 for name in ("q", "r", "t"):
@@ -218,15 +358,23 @@ class Trajectory(eqx.Module):
             for name, dims in (
                 ("encoder", ("k", "mode")),
                 ("decoder", ("k", "mode")),
-                ("bias", "k"),
+                ("bias", ("k",)),
+                ("output_bias", ("mode",)),
             ):
                 values = getattr(self.weights.weights, name)
-                data[f"weights_{name}"] = ((*batch, *dims), values)
+                if values is not None:
+                    data[f"weights_{name}"] = ((*batch, *dims), values)
         if self.initial is not None:
             for part, dim in (("spikes", "spike"), ("bulk", "row")):
-                for name in ("encoder", "decoder"):
+                for name, dims in (
+                    ("encoder", (dim, "k")),
+                    ("decoder", (dim, "k")),
+                    ("output", (dim,)),
+                ):
                     values = getattr(getattr(self.initial, part), name)
-                    data[f"initial_{part}_{name}"] = ((*batch[: values.ndim - 2], dim, "k"), values)
+                    if values is not None:
+                        lead = batch[: values.ndim - len(dims)]
+                        data[f"initial_{part}_{name}"] = ((*lead, *dims), values)
             bias = self.initial.bias
             data["initial_bias"] = ((*batch[: bias.ndim - 1], "k"), bias)
         lumped = {
@@ -292,12 +440,14 @@ def save_all(
             )
 
 
-def load(path: str | os.PathLike, group: str | None = None, activation: Any = None) -> Trajectory:
+def load(
+    path: str | os.PathLike, group: str | None = None, activation: Any = None, schedule: Any = None
+) -> Trajectory:
     """Return the `Trajectory` that was saved at `path` (in `group`).
 
-    `activation`: needed only if the network had a `Quadrature` of a function of your own, which a
-    file can't hold. Eigenvectors are not kept: to simulate on real inputs, build the spectrum from
-    the data again (`weights` go on exactly).
+    `activation`, `schedule`: needed only if the network had a `Quadrature`, or the rule a schedule,
+    that was a function of your own, which a file can't hold. Eigenvectors are not kept: to simulate
+    on real inputs, build the spectrum from the data again (`weights` go on exactly).
 
     Raises `FileNotFoundError`, and `ValueError` for files that odeae didn't write.
     """
@@ -322,10 +472,13 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
     def get(name: str) -> Any:
         return data[name].values if name in data.variables else None
 
-    parts = {
-        part: Overlaps(*(get(f"{name}_{part}") for name in ("Q1", "R1", "T1", "T0")))
-        for part in ("spikes", "bulk")
-    }
+    parts = {}
+    for part in ("spikes", "bulk"):
+        output = None
+        if f"output_T0_{part}" in data.variables:
+            output = OutputOverlaps(*(get(f"output_{n}_{part}") for n in ("R1", "T1", "T0")))
+        own = {name: get(f"{name}_{part}") for name in ("Q1", "R1", "T1", "T0", "Q0")}
+        parts[part] = Overlaps(**own, output=output)
     counts = tuple(int(m) for m in data["spectrum_multiplicity"].values)
     kept = {name: get(f"spectrum_{name}") for name in ("spikes", "bulk", "order", "given", "mean")}
     spectrum = _unchecked(Spectrum, multiplicity=counts, basis=None, **kept)
@@ -335,16 +488,19 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
         saved = Densities(*kinds)
     checkpoint = None
     if "weights_encoder" in data.variables:
-        weights = Weights(*(get(f"weights_{name}") for name in ("encoder", "decoder", "bias")))
+        weights = Weights(*(get(f"weights_{name}") for name in Weights._fields))
         attrs = data.attrs
         checkpoint = Checkpoint(weights, int(attrs["step"]), int(attrs["seed"]), attrs["inputs"])
     initial = None
     if "initial_bias" in data.variables:
         rows = [
-            Modes(get(f"initial_{part}_encoder"), get(f"initial_{part}_decoder"))
+            Modes(*(get(f"initial_{part}_{name}") for name in ("encoder", "decoder", "output")))
             for part in ("spikes", "bulk")
         ]
         initial = State(rows[0], rows[1], get("initial_bias"))
+    along = None
+    if "component_encoder" in data.variables:
+        along = Components(get("component_encoder"), get("component_decoder"))
     return Trajectory(
         get("time"),
         get("error"),
@@ -352,9 +508,10 @@ def load(path: str | os.PathLike, group: str | None = None, activation: Any = No
         get("bias"),
         get("status"),
         get("stop_time"),
-        _problem(json.loads(data.attrs["problem"]), spectrum, activation),
+        _problem(json.loads(data.attrs["problem"]), spectrum, activation, schedule),
         get("test_error"),
         saved,
+        along,
         checkpoint,
         initial,
         data.attrs["source"],
@@ -375,11 +532,22 @@ def _groups(path: str | os.PathLike) -> list[str]:
 _UNITS = {
     "time": ("steps/D", "time"),
     "error": ("variance per input dimension / 2", "generalisation error ‖x − x̂‖²/(2D)"),
+    "error_clean": ("variance per input dimension / 2", "the same on inputs without the noise"),
     "test_error": ("variance per input dimension / 2", "‖x − x̂‖²/(2D) on held-out samples"),
     "Q1": ("1", "W Ω Wᵀ/D"),
     "R1": ("1", "V Ω Wᵀ/D^{3/2}, [k, l] = v_k Ω w_l"),
     "T1": ("1", "V Ω Vᵀ/D²"),
     "T0": ("1", "V Vᵀ/D"),
+    "Q0": ("1", "W Wᵀ/D"),
+    "output_R1": ("1", "v_0 Ω w_k/D^{3/2}"),
+    "output_T1": ("1", "v_0 Ω v_k/D², last: v_0 Ω v_0/D²"),
+    "output_T0": ("1", "v_0·v_k/D, last: |v_0|²/D"),
+    "component_encoder": ("1", "ψ_i·w_k, components by falling eigenvalue"),
+    "component_decoder": ("1", "ψ_i·v_k/√D, components by falling eigenvalue"),
+    "overlap_encoder": ("1", "cosine of w_k with principal component i"),
+    "overlap_decoder": ("1", "cosine of v_k with principal component i"),
+    "subspace_encoder": ("1", "share of the first min(K, n) components that W spans"),
+    "subspace_decoder": ("1", "share of the first min(K, n) components that V spans"),
     "q": ("1", "density w wᵀ of a mode (the mean mode of a bin)"),
     "r": ("1", "density u wᵀ of a mode (the mean mode of a bin), u = v/√D"),
     "t": ("1", "density u uᵀ of a mode (the mean mode of a bin), u = v/√D"),
@@ -388,8 +556,9 @@ _UNITS = {
     "status": ("1", "how the solve ended"),
     "weights_encoder": ("1", "entries of W at the end"),
     "weights_decoder": ("1", "entries of V at the end"),
+    "weights_output_bias": ("1", "entries of the output bias v_0 at the end"),
     "weights_bias": ("1", "hidden biases at the end"),
-    "initial": ("1", "rows of the initial state: w = ψ·w_k and u = ψ·v_k/√D"),
+    "initial": ("1", "rows of the initial state: w = ψ·w_k, u = ψ·v_k/√D and u_0 = ψ·v_0/√D"),
     "spectrum_spikes": ("variance/D", "scaled eigenvalue of each spike"),
     "spectrum_bulk": ("variance", "eigenvalue of each bulk bin"),
     "spectrum_multiplicity": ("1", "modes in each bulk bin"),
@@ -403,7 +572,9 @@ def _unit(name: str) -> tuple[str, str]:
     """Unit and description of a variable; parts such as Q1_bulk have those of the whole."""
     if name in _UNITS:
         return _UNITS[name]
-    whole, part = name.split("_")[:2]
+    if name.startswith("initial_"):
+        return _UNITS["initial"]
+    whole, part = name.rsplit("_", 1)
     unit, text = _UNITS[whole]
     return unit, f"{text}, {part}"
 
@@ -435,39 +606,99 @@ def _activation_name(activation: AbstractActivation) -> str:
     return type(activation).__name__.lower()
 
 
+def describe_network(network: Autoencoder) -> str:
+    """A network in a few words: erf, K=3, tied, biases."""
+    extra = [
+        text
+        for text, there in (
+            ("tied", network.tied),
+            ("biases", network.bias),
+            ("output bias", network.output_bias),
+        )
+        if there
+    ]
+    return ", ".join([_activation_name(network.activation), f"K={network.hidden}", *extra])
+
+
+def describe_rule(problem: Problem) -> str:
+    """A rule in a few words: truncated SGD, denoising."""
+    rule = problem.rule
+    text = type(rule).__name__
+    if isinstance(rule, SGD):
+        text = "truncated SGD" if rule.truncated else "SGD"
+        text += "" if rule.gradient == "full" else f" ({rule.gradient} only)"
+    return text + (", denoising" if np.any(np.asarray(problem.noise)) else "")
+
+
+def _fields(module: Any) -> dict[str, Any]:
+    """Name and values of a module in JSON's types; functions of the user's own have no value."""
+    values = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
+    return {"name": type(module).__name__} | {
+        name: value if isinstance(value, bool | str) else _number(value)
+        for name, value in values.items()
+        if not callable(value)
+    }
+
+
 def _describe(problem: Problem) -> dict[str, Any]:
     """All of a problem but its spectrum, in JSON's types."""
     network, rule = problem.autoencoder, problem.rule
     activation: dict[str, Any] = {"name": _activation_name(network.activation)}
     if isinstance(network.activation, Quadrature):
         activation |= {"scale": network.activation.scale, "q_max": network.activation.q_max}
+    schedule = None if rule.schedule is None else _fields(rule.schedule)
     return {
         "hidden": network.hidden,
-        "bias": network.bias,
         "activation": activation,
-        "rule": {"name": type(rule).__name__}
-        | {f.name: _number(getattr(rule, f.name)) for f in dataclasses.fields(rule)},
+        "tied": network.tied,
+        "bias": network.bias,
+        "output_bias": network.output_bias,
+        "gain": _number(network.gain),
+        "rule": _fields(rule) | {"schedule": schedule},
+        "noise": _number(problem.noise),
     }
 
 
-def _problem(config: dict[str, Any], spectrum: Spectrum, activation: Any) -> Problem:
+def _own_function(what: str) -> ValueError:
+    return ValueError(
+        f"this trajectory's network had {what} of its own function, which a file can't hold: pass "
+        "it as load(..., activation=odeae.Quadrature(fn)) or load(..., schedule=fn)"
+    )
+
+
+def _restored(kinds: dict[str, type], config: dict[str, Any], **own: Any) -> Any:
+    """The module that `_fields` described; values are those that were checked when saved."""
+    name = config.pop("name")
+    values = {
+        key: value if isinstance(value, bool | str | None) else np.asarray(value, np.float64)
+        for key, value in config.items()
+    }
+    return _unchecked(kinds[one_of("kind", name, kinds)], **values, **own)
+
+
+def _problem(config: dict[str, Any], spectrum: Spectrum, activation: Any, schedule: Any) -> Problem:
     kind = dict(config["activation"])
     name = kind.pop("name")
     if activation is None and name == "own function":
-        raise ValueError(
-            "this trajectory's network had a Quadrature of its own function, which a file can't "
-            "hold: pass it as load(..., activation=odeae.Quadrature(fn))"
-        )
-    if activation is None and kind:
-        activation = Quadrature(NAMED_FUNCTIONS[name], **kind)
-    network = Autoencoder(config["hidden"], activation or name, bias=config["bias"])
-    kind = dict(config["rule"])
-    rules = {"SGD": SGD}
-    rule = rules[one_of("learning rule", kind.pop("name"), rules)]
-    rates = {name: None if v is None else np.asarray(v, np.float64) for name, v in kind.items()}
-    return _unchecked(
-        Problem, spectrum=spectrum, autoencoder=network, rule=_unchecked(rule, **rates)
+        raise _own_function("a Quadrature")
+    if activation is None:
+        activation = Quadrature(NAMED_FUNCTIONS[name], **kind) if kind else named(name)
+    network = _unchecked(
+        Autoencoder,
+        hidden=config["hidden"],
+        activation=activation,
+        **{name: config[name] for name in ("tied", "bias", "output_bias")},
+        gain=np.asarray(config["gain"], np.float64),
     )
+    kind = dict(config["rule"])
+    planned = kind.pop("schedule")
+    if schedule is None and planned is not None:
+        if planned["name"] not in SCHEDULES:
+            raise _own_function("a schedule")
+        schedule = _restored(SCHEDULES, planned)
+    rule = _restored(RULES, kind, schedule=as_schedule(schedule))
+    noise = np.asarray(config["noise"], np.float64)
+    return _unchecked(Problem, spectrum=spectrum, autoencoder=network, rule=rule, noise=noise)
 
 
 def _unchecked(cls: type, **fields: Any) -> Any:

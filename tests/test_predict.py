@@ -15,8 +15,6 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
 import odeae
-from odeae.rules import AbstractRule
-from odeae.state import Modes
 
 HIDDEN, DIM = 3, 40
 TIMES = np.array([0.0, 0.5, 2.0, 6.0, 15.0, 30.0])
@@ -384,16 +382,6 @@ def test_default_atol_follows_small_initial_weights_but_not_large_ones(std, scal
 # ------------------------------------------------------------------------------------ failure
 
 
-class Hebb(AbstractRule):
-    """du = ρ̃ u: weights grow without bound."""
-
-    def drift(self, activation, rho, modes, bias):
-        return Modes(0.0 * modes.encoder, rho[:, None] * modes.decoder), bias
-
-    def update(self, activation, weights, x, trained_bias):
-        raise NotImplementedError
-
-
 def check_partial(p, state, times, status, words, **options):
     """A failed solve keeps what it reached, says why, and raises only if asked to."""
     got = odeae.predict(p, state, times, throw=False, **options)
@@ -418,10 +406,16 @@ def test_step_budget():
 
 
 def test_divergence():
-    p = dataclasses.replace(spiked(), rule=Hebb())
+    """Hebb's rule grows without bound unless its decay holds it back."""
+    network = odeae.Autoencoder(3, "linear", tied=True)
+    p = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.6, 0.3], 1000), network, odeae.Hebb())
     times = np.array([0.0, 1.0, 50.0, 1e3])
     got = check_partial(p, odeae.random_state(p), times, odeae.Status.DIVERGED, "diverged")
     assert 50.0 < got.stop_time < 1e3
+    held = odeae.predict(
+        dataclasses.replace(p, rule=odeae.Hebb(weight_decay=1.1)), got.initial, times
+    )
+    assert_allclose(held.error[-1], p.spectrum.pca_error(0))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -61,8 +61,8 @@ def test_one_step_is_a_step_down_the_gradient_of_the_sampled_loss(activation, tr
         return jnp.sum((x - output) ** 2) / (2 * DIM)
 
     dW, dV, db = jax.grad(loss, argnums=(0, 1, 2))(W, V, b)
-    g = problem(activation).autoencoder.activation
-    got = rule.update(g, odeae.Weights(W, V, b), x, trained_bias)
+    network = odeae.Autoencoder(HIDDEN, activation, bias=trained_bias)
+    got = rule.update(network, odeae.Weights(W, V, b), x, x)
     assert_allclose(got.encoder - W, -0.7 / DIM * dW - 0.2 / DIM * W, rtol=1e-10, atol=1e-14)
     assert_allclose(got.decoder - V, -1.3 * dV - 0.2 / DIM * V, rtol=1e-10, atol=1e-14)
     assert_allclose(got.bias - b, -0.4 / DIM * db * trained_bias, rtol=1e-10, atol=1e-14)
@@ -103,7 +103,7 @@ def test_what_is_measured_is_what_the_weights_have(activation):
     got = odeae.simulate(p, odeae.random_state(p, 0.5, 0.5, bias=0.3), TIMES, runs=2)
     rho = p.spectrum.eigenvalues()
     for run in range(2):
-        W, V, b = (part[run] for part in got.weights.weights)
+        W, V, b = (part[run] for part in got.weights.weights[:3])
         exact = reference.order_parameters(rho, W, V)
         for name, value in zip(("Q1", "R1", "T1", "T0"), exact, strict=True):
             assert_allclose(getattr(got, name)[run, -1], value, rtol=1e-11, atol=1e-13)
@@ -384,7 +384,7 @@ BAD = {
     "simulate(weights=W)": r"`weights` must be a Checkpoint, .* got ndarray",
     "simulate(weights=(W,))": r"`weights` must be a Checkpoint, .* got tuple",
     "simulate(weights=(W, W[:, 1:]))": r"`V` must have shape \(2, 20\), got shape \(2, 19\)",
-    "simulate(weights=([W] * 3, W))": r"`W` must have shape \(2, 2, 20\), got shape \(3, 2, 20\)",
+    "simulate(weights=([W] * 3, W))": "`weights` must hold encoder of 2 runs, got 3",
     "simulate(weights=(W, W + np.nan))": r"`V` must be finite, got nan at index \(0, 0\)",
     "simulate(weights=(W, W, [1, 1]))": r"`bias` must be 0 for an autoencoder without biases",
     "simulate(weights=done.weights)": r"`times` must not begin before .* own time 2, got 1",

@@ -139,7 +139,7 @@ def test_the_dataset_has_the_contract_names_dims_and_configuration(curves):
 def test_order_parameters_follow_their_definition(curves, problem):
     """R1[k, l] = v_k Ω w_l/D^{3/2}: not its transpose."""
     runs = curves["runs"]
-    W, V, _ = runs.weights.weights
+    W, V, *_ = runs.weights.weights
     omega = problem.spectrum.eigenvalues()
     expected = np.einsum("rkd,d,rld->rkl", V, omega, W) / DIM**1.5
     np.testing.assert_allclose(runs.R1[:, -1], expected, rtol=1e-12, atol=1e-14)
