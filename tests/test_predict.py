@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
 import odeae
+import odeae.prediction
 
 HIDDEN, DIM = 3, 40
 TIMES = np.array([0.0, 0.5, 2.0, 6.0, 15.0, 30.0])
@@ -160,6 +161,16 @@ def test_cost_does_not_depend_on_the_dimension(caplog):
     assert "Compiling jit(_solve)" not in caplog.text  # a dimension is only a number
     assert_allclose(curves[1], curves[2], rtol=1e-4)
     assert_allclose(curves[0], curves[2], rtol=2e-2)
+
+
+def test_large_states_are_measured_at_every_save(monkeypatch):
+    """Rows of small states are saved and measured at the end, which is faster; both must agree."""
+    p = problem(bias=True)
+    want = odeae.predict(p, start(p), TIMES, densities=True, max_steps=9999)
+    monkeypatch.setattr(odeae.prediction, "_is_small", lambda y: False)
+    got = odeae.predict(p, start(p), TIMES, densities=True, max_steps=9998)  # compiled anew
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert_allclose(a, b, rtol=1e-10, atol=1e-13)
 
 
 # ---------------------------------------------------------------------------- its symmetries

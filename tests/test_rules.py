@@ -455,7 +455,7 @@ BAD = {
     "SGD(gradient='both')": "unknown `gradient` 'both': expected one of full, encoder, decoder",
     "SGD(truncated=1)": "`truncated` must be True or False, got 1",
     "problem(Oja())": 'Oja\'s rule .* needs Autoencoder\\(..., activation="linear", tied=True\\)',
-    "problem(Oja(), activation='linear')": "Oja's rule .* needs Autoencoder\\(..., tied=True\\)",
+    "problem(Oja(), activation='linear')": "Oja's rule .* the autoencoder needs tied=True$",
     "problem(Sanger(), activation='linear', tied=True, gain=2.0)": "Sanger's .* gain=1.0",
     "problem(Hebb(), activation='relu', tied=True)": 'Hebb\'s rule .* activation="linear"',
     "problem(Oja(), activation='linear', tied=True, bias=True)": "without biases.*bias=False",
