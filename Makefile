@@ -3,10 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help demo validate test test-slow lint format bench clean
 
 help:
 	@echo "make demo       create .venv, install, run the main job: demo/demo.png, demo/demo.nc, a table"
+	@echo "make validate   every learning rule against SGD at four D: validation/, some 15 minutes"
 	@echo "make test       create .venv, install, run the tests"
 	@echo "make test-slow  the same with every check at its full size"
 	@echo "make lint       ruff and pyright"
@@ -21,11 +22,14 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/odeae demo --output demo --overwrite
 
+validate: $(READY)
+	$(BIN)/odeae validate --output validation --overwrite
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest --slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The shell: `odeae predict | simulate | compare | spectrum | demo`."""
+"""The shell: `odeae predict | simulate | compare | spectrum | validate | demo`."""
 
 import inspect
 import json
@@ -108,13 +108,28 @@ def _check_outputs(values: dict[str, Any]) -> None:
     """Refuse outputs that can't be written before any work is done."""
     from odeae.files import check_output
 
-    for name in ("output", "plot"):
-        if values.get(name) is not None:
-            check_output(values[name], values["overwrite"])
-    if values.get("plot") is not None:
-        _check_picture(values["plot"])
-        if values.get("output") == values["plot"]:
-            raise ValueError(f"`output` and `plot` are the same file, {values['plot']!r}")
+    given = {n: values.get(n) for n in ("output", "plot", "plot_overlaps")}
+    files = {name: path for name, path in given.items() if path is not None}
+    for name, path in files.items():
+        check_output(path, values["overwrite"])
+        if name != "output":
+            _check_picture(name, path)
+        same = next(other for other in files if files[other] == path)
+        if same != name:
+            raise ValueError(f"`{same}` and `{name}` are the same file, {path!r}")
+
+
+def _folder(output: str, names: list[str], overwrite: bool) -> tuple[Path, list[Path]]:
+    """The folder of the results and its files, if they can be written."""
+    from odeae.files import check_output
+
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"output {output!r} is a file, expected a folder")
+    files = [folder / name for name in names]
+    for path in files if folder.exists() else [folder]:
+        check_output(path, overwrite)
+    return folder, files
 
 
 def _check_runs(runs: int | None) -> None:
@@ -122,10 +137,10 @@ def _check_runs(runs: int | None) -> None:
         raise ValueError(f"`runs` must be at least 2 for a standard error, got {runs}")
 
 
-def _check_picture(path: str) -> None:
+def _check_picture(name: str, path: str) -> None:
     kinds = (".png", ".pdf", ".svg", ".jpg")
     if Path(path).suffix.lower() not in kinds:
-        raise ValueError(f"`plot` must end in one of {', '.join(kinds)}, got {path!r}")
+        raise ValueError(f"`{name}` must end in one of {', '.join(kinds)}, got {path!r}")
 
 
 def _bar() -> bool:
@@ -164,7 +179,7 @@ def _some(times: Any, most: int = 9) -> list[int]:
 
 def _outputs(values: dict[str, Any], trajectories: dict[str | None, Any], as_json: bool) -> None:
     """Write the files that were asked for, and say so."""
-    from odeae.plotting import plot
+    from odeae.plotting import plot, plot_overlaps
     from odeae.trajectory import save_all
 
     done = []
@@ -174,6 +189,10 @@ def _outputs(values: dict[str, Any], trajectories: dict[str | None, Any], as_jso
     if values["plot"] is not None:
         _save_figure(plot(*trajectories.values()), values["plot"], values["overwrite"])
         done.append(values["plot"])
+    if values["plot_overlaps"] is not None:
+        axes = plot_overlaps(next(iter(trajectories.values())))
+        _save_figure(axes[0, 0], values["plot_overlaps"], values["overwrite"])
+        done.append(values["plot_overlaps"])
     if done and not as_json:
         print("wrote " + ", ".join(done))
 
@@ -204,6 +223,7 @@ def _summary(trajectory: Any) -> dict[str, Any]:
         "source": trajectory.source,
         "times": trajectory.times,
         "error": trajectory.error,
+        **({"error_clean": trajectory.error_clean} if np.any(trajectory.problem.noise) else {}),
         **({} if trajectory.test_error is None else {"test_error": trajectory.test_error}),
         "pca_errors": trajectory.pca_levels(),
         "status": np.vectorize(lambda code: Status(int(code)).name.lower())(codes),
@@ -212,17 +232,13 @@ def _summary(trajectory: Any) -> dict[str, Any]:
 
 
 def _predict(values: dict[str, Any], problem: Any, times: Any) -> Any:
+    from odeae.ensembles import ensemble
     from odeae.prediction import predict
 
-    return predict(
-        problem,
-        config.build_state(values, problem),
-        times,
-        rtol=values["rtol"],
-        atol=values["atol"],
-        max_steps=values["max_steps"],
-        progress=_bar(),
-    )
+    options = {name: values[name] for name in ("rtol", "atol", "max_steps", "diffusion")}
+    if values.get("members") is not None:
+        return ensemble(problem, times, values["members"], **config.start(values), **options)
+    return predict(problem, config.build_state(values, problem), times, progress=_bar(), **options)
 
 
 def _simulate(values: dict[str, Any], problem: Any, times: Any, checkpoint: Any = None) -> Any:
@@ -267,7 +283,8 @@ def _load_runs(values: dict[str, Any], problem: Any) -> Any:
     def parts(problem: Any) -> dict[str, Any]:
         spectrum = problem.spectrum
         spectrum = (spectrum.spikes, spectrum.bulk, spectrum.multiplicity)
-        return {"spectrum": spectrum, "autoencoder": problem.autoencoder, "rule": problem.rule}
+        own = {name: getattr(problem, name) for name in ("autoencoder", "rule", "noise")}
+        return {"spectrum": spectrum, **own}
 
     saved, ours = parts(runs.problem), parts(problem)
     for name in ours:
@@ -289,9 +306,11 @@ def _denser(times: Any) -> Any:
     return np.unique(np.concatenate([times, between.ravel()]))
 
 
-@_command(config.COMMON, config.SOLVE, config.OUTPUT)
+@_command(config.COMMON, config.SOLVE, config.ENSEMBLE, config.OUTPUT)
 def predict(values: dict[str, Any], as_json: bool) -> None:
     """Predict the learning curve from a spectrum: the theory alone."""
+    import numpy as np
+
     _check_outputs(values)
     _start_jax()
     problem = config.build_problem(values)
@@ -301,13 +320,20 @@ def predict(values: dict[str, Any], as_json: bool) -> None:
     else:
         print(theory)
         rows = _some(theory.times)
-        _table(
-            {
-                "t = steps/D": [f"{theory.times[i]:.4g}" for i in rows],
-                "error": [f"{theory.error[i]:.6f}" for i in rows],
-                "above PCA": [f"{theory.excess[i]:.6f}" for i in rows],
-            },
-        )
+        columns = {"t = steps/D": [f"{theory.times[i]:.4g}" for i in rows]}
+        if values["members"] is None:
+            columns["error"] = [f"{theory.error[i]:.6f}" for i in rows]
+            if values["noise"] > 0:
+                clean = theory.error_clean
+                columns["on clean inputs"] = [f"{clean[i]:.6f}" for i in rows]
+            columns["above PCA"] = [f"{theory.excess[i]:.6f}" for i in rows]
+        else:
+            low, high = np.quantile(theory.error, [0.1, 0.9], axis=0)
+            mean = theory.error.mean(axis=0)
+            columns["mean error"] = [f"{mean[i]:.6f}" for i in rows]
+            columns["10 %"] = [f"{low[i]:.6f}" for i in rows]
+            columns["90 %"] = [f"{high[i]:.6f}" for i in rows]
+        _table(columns)
     _outputs(values, {None: theory}, as_json)
 
 
@@ -472,6 +498,69 @@ def spectrum(
 
 
 @app.command()
+def validate(
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder for the results.")
+    ] = "validation",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two dimensions and few runs: under 3 minutes.")
+    ] = False,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A row of the matrix, may be repeated; default: all."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace earlier results.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Hold every learning rule and network against SGD, extrapolated to D → ∞ (some 15 minutes).
+
+    Writes validation.md (a table), validation.png (a panel per row) and validation.nc.
+    Exit code 2 if a row deviates.
+    """
+    from odeae.files import writing
+
+    names = [f"validation.{kind}" for kind in ("md", "png", "nc")]
+    folder, files = _folder(output, names, overwrite)
+    _start_jax()
+    from odeae import validation
+
+    def say(name: str) -> None:
+        if _bar():
+            print(f"odeae: {name}", file=sys.stderr)
+
+    results = validation.validate(quick, row, say)
+    folder.mkdir(exist_ok=True)
+    table = validation.markdown(results)
+    with writing(files[0], overwrite) as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
+    figure = validation.figure(results)
+    _save_figure(figure.axes[0], files[1], overwrite)
+    with writing(files[2], overwrite) as temporary:
+        validation.to_xarray(results).to_netcdf(temporary, engine="h5netcdf")
+    if as_json:
+        _dump(
+            {
+                r.row.name: {
+                    "dims": list(r.dims),
+                    "deviation": r.deviation,
+                    "standard_error": r.standard_error,
+                    "limit": r.limit,
+                    "limit_error": r.limit_error,
+                    "verdict": r.verdict,
+                }
+                for r in results
+            }
+        )
+    else:
+        print(table)
+        print("wrote " + ", ".join(map(str, files)))
+    if not all(r.agrees for r in results):
+        raise typer.Exit(2)
+
+
+@app.command()
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results.")] = "demo",
     runs: Annotated[int, typer.Option(help="Runs per kind of input.")] = 8,
@@ -486,18 +575,8 @@ def demo(
     Theory from the patches' spectrum against SGD on the patches themselves and on Gaussian inputs
     of the same covariance: demo.png, demo.nc and a table.
     """
-    from odeae.files import check_output
-
     _check_runs(runs)
-    folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"output {output!r} is a file, expected a folder")
-    if not folder.exists():
-        check_output(folder)
-    picture, archive = folder / "demo.png", folder / "demo.nc"
-    if folder.exists():
-        check_output(picture, overwrite)
-        check_output(archive, overwrite)
+    folder, (picture, archive) = _folder(output, ["demo.png", "demo.nc"], overwrite)
     _start_jax()
     from odeae.comparison import compare as compare_
     from odeae.initial import random_state

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from odeae.words import nearest
+from odeae.words import nearest, one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +45,33 @@ NETWORK = _table(
     "autoencoder",
     ("hidden", int, "Hidden neurons K.", 3),
     ("activation", str, "erf, relu, linear, tanh or gelu.", "erf", "NAME"),
+    ("tied", bool, "One weight vector per neuron for encoder and decoder.", False),
+    ("gain", float, "Fixed factor between tied weights, w = gain v/√D.", 1.0),
     ("bias", bool, "Hidden biases, trained.", False),
+    ("output-bias", bool, "A trained vector added to the output.", False),
+    ("noise", float, "Variance s² of noise on the inputs, but not the targets.", 0.0),
 )
 RULE = _table(
     "rule",
+    ("rule", str, "sgd; oja, sanger, hebb (with --activation linear --tied).", "sgd", "NAME"),
     ("lr", float, "Learning rate η; time is steps/D.", 1.0),
     ("lr-encoder", float, "Rate of the encoder, instead of η (0 freezes it)."),
     ("lr-decoder", float, "Rate of the decoder, instead of η."),
     ("lr-bias", float, "Rate of the biases, instead of η."),
     ("weight-decay", float, "Weight decay κ (κ/D per step).", 0.0),
+    ("truncated", bool, "Neuron k learns from the output of neurons ≤ k alone.", False),
+    ("gradient", str, "For tied weights: full, or encoder or decoder alone.", "full", "PATH"),
+    (
+        "schedule",
+        str,
+        "Factor of all rates: step:50=0.1,100=0.01, cosine:END or power-law:EXPONENT,START.",
+        None,
+        "KIND:…",
+    ),
 )
 STATE = _table(
     "state",
-    ("encoder-std", float, "Standard deviation of the initial encoder weights.", 0.1),
+    ("encoder-std", float, "Standard deviation of the initial encoder weights \\[0.1]."),
     ("decoder-std", float, "Standard deviation of the initial decoder weights.", 0.1),
     ("initial-bias", float, "Initial value of every bias.", 0.0),
     ("seed", int, "Seed of initial weights and of SGD \\[0]."),
@@ -73,6 +87,11 @@ SOLVE = _table(
     ("rtol", float, "Relative tolerance of the solver.", 1e-6),
     ("atol", float, "Absolute tolerance; default: from the initial state."),
     ("max-steps", int, "Step budget of the solver.", 100_000),
+    ("diffusion", bool, "Follow the noise of SGD's steps (for --noise of order D).", False),
+)
+ENSEMBLE = _table(
+    "ensemble",
+    ("members", int, "Predict from this many random starts: their mean and a band."),
 )
 RUNS = _table(
     "simulate",
@@ -86,6 +105,7 @@ OUTPUT = _table(
     "output",
     ("output", str, "Save everything to this netCDF file.", None, "FILE.nc"),
     ("plot", str, "Draw the curve(s) into this picture.", None, "FILE.png"),
+    ("plot-overlaps", str, "Draw overlaps with principal components into this.", None, "FILE.png"),
     ("overwrite", bool, "Replace existing output files.", False),
 )
 COMMON = [*SPECTRUM, *NETWORK, *RULE, *STATE, *TIMES]
@@ -156,7 +176,7 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
     return setting.type(value)
 
 
-ALL = [*COMMON, *SOLVE, *RUNS, *OUTPUT]
+ALL = [*COMMON, *SOLVE, *ENSEMBLE, *RUNS, *OUTPUT]
 
 
 def numbers(name: str, value: Any) -> list[float]:
@@ -216,26 +236,73 @@ def build_spectrum(values: dict[str, Any]) -> Any:
 
 
 def build_problem(values: dict[str, Any]) -> Any:
-    """Return the `Problem` that the settings describe."""
-    from odeae.problem import Autoencoder, Problem
-    from odeae.rules import SGD
+    """Return the `Problem` that the settings describe.
 
-    network = Autoencoder(values["hidden"], values["activation"], bias=values["bias"])
-    rule = SGD(**{s.key: values[s.key] for s in RULE})
-    return Problem(build_spectrum(values), network, rule)
+    Raises `ValueError` for settings that the rule doesn't take.
+    """
+    from odeae.autoencoder import Autoencoder
+    from odeae.problem import Problem
+    from odeae.rules import RULES
+
+    parts = {s.key: values[s.key] for s in NETWORK if s.key != "noise"}
+    kinds = {name.lower(): rule for name, rule in RULES.items()}
+    kind = kinds[one_of("rule", values["rule"], kinds)]
+    settings = {s.key: values[s.key] for s in RULE if s.key != "rule"}
+    if values["rule"] != "sgd":
+        for s in RULE:
+            if s.key in _OF_EVERY_RULE or values[s.key] == s.default:
+                continue
+            raise ValueError(f"--{s.name} has no meaning beside --rule {values['rule']}")
+        settings = {name: settings[name] for name in _OF_EVERY_RULE if name != "rule"}
+    settings["schedule"] = build_schedule(values["schedule"])
+    network = Autoencoder(**parts)
+    return Problem(build_spectrum(values), network, kind(**settings), noise=values["noise"])
+
+
+_OF_EVERY_RULE = ("rule", "lr", "weight_decay", "schedule")
+
+
+def build_schedule(text: str | None) -> Any:
+    """Return the schedule of a text such as cosine:200, None for none.
+
+    Raises `ValueError` for an unknown kind and for numbers that don't fit it.
+    """
+    from odeae.schedules import CosineSchedule, PowerLawSchedule, StepSchedule
+
+    if text is None:
+        return None
+    kind, _, rest = text.partition(":")
+    one_of("schedule", kind, ["step", "cosine", "power-law"])
+    if kind == "step":
+        pairs = [part.partition("=") for part in rest.split(",")]
+        if not all(equal for _, equal, _ in pairs):
+            raise ValueError(
+                f"`schedule` must be like step:50=0.1,100=0.01 (time=factor), got {text!r}"
+            )
+        times, factors = ([pair[i] for pair in pairs] for i in (0, 2))
+        return StepSchedule(numbers("schedule", times), numbers("schedule", factors))
+    given = numbers("schedule", rest)
+    if len(given) not in (1, 2):
+        want = "cosine:END or cosine:END,FINAL" if kind == "cosine" else "power-law:EXPONENT,START"
+        raise ValueError(f"`schedule` must be like {want}, got {text!r}")
+    return CosineSchedule(*given) if kind == "cosine" else PowerLawSchedule(*given)
 
 
 def build_state(values: dict[str, Any], problem: Any) -> Any:
     """Return the random initial state that the settings describe."""
     from odeae.initial import random_state
 
-    return random_state(
-        problem,
-        values["encoder_std"],
-        values["decoder_std"],
-        values["initial_bias"],
-        values["seed"] or 0,
-    )
+    return random_state(problem, **start(values))
+
+
+def start(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `random_state` (and of `ensemble`)."""
+    return {
+        "encoder_std": values["encoder_std"],
+        "decoder_std": values["decoder_std"],
+        "bias": values["initial_bias"],
+        "seed": values["seed"] or 0,
+    }
 
 
 def build_times(values: dict[str, Any], count: int, dim: int | None = None) -> Any:

@@ -275,7 +275,7 @@ def _check_linear_tied(self, network: Autoencoder) -> None:
     if missing:
         raise ValueError(
             f"{type(self).__name__}'s rule trains linear, tied networks of gain 1 without biases: "
-            f"it needs Autoencoder(..., {', '.join(missing)})"
+            f"the autoencoder needs {', '.join(missing)}"
         )
 
 

@@ -45,6 +45,60 @@ def test_predict_prints_saves_and_plots(shell, tmp_path):
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_every_rule_has_its_flags(shell, tmp_path):
+    """What the flags say is what the problem is; a file can say the same."""
+    (tmp_path / "c.toml").write_text(
+        "[spectrum]\nspikes = [1.0, 0.6]\ndim = 100\n[autoencoder]\nhidden = 2\ntied = true\n"
+        "gain = 1.5\nnoise = 0.5\nbias = true\noutput_bias = true\n[times]\nend = 2\n"
+        "[rule]\ngradient = 'decoder'\nschedule = 'step:1=0.5,1.5=0.1'\n"
+    )
+    network = odeae.Autoencoder(2, tied=True, bias=True, output_bias=True, gain=1.5)
+    rule = odeae.SGD(gradient="decoder", schedule=odeae.StepSchedule([1.0, 1.5], [0.5, 0.1]))
+    linear = odeae.Autoencoder(2, "linear", tied=True)
+    sanger = odeae.Sanger(2.0, schedule=odeae.CosineSchedule(5.0, 0.1))
+    flags = ["--rule", "sanger", "--tied", "--activation", "linear", "--schedule", "cosine:5,0.1"]
+    truncated = odeae.SGD(truncated=True, schedule=odeae.PowerLawSchedule(0.5, 3.0))
+    for words, (ae, want, noise) in (
+        (["c.toml"], (network, rule, 0.5)),
+        ([*SMALL, *flags, "--lr", "2"], (linear, sanger, 0.0)),
+        (
+            [*SMALL, "--truncated", "--schedule", "power-law:0.5,3"],
+            (odeae.Autoencoder(2), truncated, 0.0),
+        ),
+    ):
+        code, out, err = shell("predict", *words, "--json")
+        assert code == 0, err
+        problem = odeae.Problem(odeae.Spectrum.spiked([1, 0.6], 100), ae, want, noise=noise)
+        expected = odeae.predict(problem, odeae.random_state(problem), odeae.log_times(2.0, 200))
+        result = json.loads(out)
+        np.testing.assert_allclose(result["error"], expected.error, rtol=1e-12)
+        assert ("error_clean" in result) == (noise > 0)
+
+
+def test_an_ensemble_from_the_shell(shell, tmp_path):
+    code, out, err = shell(
+        "predict", *SMALL, "--members", "4", "--plot", "a.png", "--plot-overlaps", "b.png"
+    )
+    assert code == 0, err
+    assert "4 members" in out
+    assert "mean error" in out
+    for name in ("a.png", "b.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_validate_writes_a_table_a_figure_and_a_file(shell, tmp_path):
+    code, out, err = shell("validate", "--quick", "--row", "Oja")
+    assert code == 0, err
+    table = (tmp_path / "validation" / "validation.md").read_text()
+    assert "| Oja | ≤ 20 |" in table
+    assert table in out
+    names = {path.suffix for path in (tmp_path / "validation").iterdir()}
+    assert names == {".md", ".png", ".nc"}
+    code, _, err = shell("validate", "--quick", "--row", "Oja")
+    assert code == 1
+    assert "--overwrite" in err
+
+
 def test_json_is_one_object_and_nothing_else(shell):
     code, out, _ = shell("predict", *SMALL, "--json", "--times", "0,1,2")
     result = json.loads(out)
@@ -199,6 +253,28 @@ def test_spectrum_and_real_inputs(shell, tmp_path):
         (["predict", *SMALL, "--max-steps", "3"], "max_steps"),
         (["predict", *SMALL, "--count", "0"], "`count` must be at least 2, got 0"),
         (["predict", *SMALL, "--bins", "4"], "--bins has no meaning beside --spikes"),
+        (["predict", *SMALL, "--rule", "ojo"], "did you mean 'oja'"),
+        (["predict", *SMALL, "--rule", "oja"], 'the autoencoder needs activation="linear", tied=T'),
+        (["predict", *SMALL, "--rule", "hebb", "--truncated"], "--truncated has no meaning beside"),
+        (["predict", *SMALL, "--rule", "oja", "--lr-bias", "1"], "--lr-bias has no meaning beside"),
+        (["predict", *SMALL, "--tied", "--truncated"], "`truncated` SGD is for untied weights"),
+        (["predict", *SMALL, "--truncated", "--output-bias"], "can't train an `output_bias`"),
+        (["predict", *SMALL, "--tied", "--lr-decoder", "1"], "`lr_decoder` must not be given"),
+        (["predict", *SMALL, "--tied", "--encoder-std", "1"], "`encoder_std` must not be given"),
+        (["predict", *SMALL, "--gradient", "encoder"], "is for tied weights"),
+        (["predict", *SMALL, "--gain", "2"], "needs tied=True"),
+        (["predict", *SMALL, "--tied", "--gain", "0"], "`gain` must be positive, got 0"),
+        (["predict", *SMALL, "--noise", "-1"], "`noise` must be zero or positive, got -1"),
+        (["predict", *SMALL, "--schedule", "step:1"], "must be like step:50=0.1,100=0.01"),
+        (["predict", *SMALL, "--schedule", "step:1=-1"], "`factors` must be zero or positive"),
+        (["predict", *SMALL, "--schedule", "cosine"], "must be like cosine:END"),
+        (["predict", *SMALL, "--schedule", "cosin:1"], "did you mean 'cosine'"),
+        (["predict", *SMALL, "--schedule", "power-law:a"], "`schedule` must be numbers"),
+        (["predict", *SMALL, "--members", "0"], "`members` must be at least 1, got 0"),
+        (["predict", *SMALL, "--tied", "--diffusion"], "`diffusion` is for untied weights"),
+        (["predict", *SMALL, "--plot", "a.png", "--plot-overlaps", "a.png"], "are the same file"),
+        (["validate", "--row", "Oia"], "did you mean 'Oja'"),
+        (["validate", "-o", "no/where"], "output folder 'no' does not exist"),
         (["predict", "--dim", "2.5"], "Invalid value for '--dim'"),
         (["predict", "--spkes", "1"], "No such option: --spkes"),
         (["compare", *SMALL, "--runs", "1"], "`runs` must be at least 2"),
@@ -273,7 +349,8 @@ def test_help_names_every_flag_and_starts_without_jax(tmp_path):
     from odeae import config
 
     for setting in config.ALL:
-        assert f"--{setting.name}" in result.stdout
+        if setting not in config.ENSEMBLE:
+            assert f"--{setting.name}" in result.stdout
 
 
 @pytest.mark.slow

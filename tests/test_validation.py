@@ -1,0 +1,70 @@
+"""The validation matrix at its quick size, and its statistics."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import odeae
+from odeae import validation
+
+
+@pytest.fixture(scope="module")
+def results():
+    return validation.validate(quick=True)
+
+
+def test_every_row_agrees_with_sgd(results):
+    assert len(results) == len(validation.MATRIX) >= 19
+    deviating = {r.row.name: (r.limit, r.limit_error) for r in results if not r.agrees}
+    assert deviating == {}
+
+
+def test_the_common_start_does_not_depend_on_the_dimension():
+    for row in validation.MATRIX:
+        small, large = (
+            row.problem(dim).order_parameters(row.state(dim)).total() for dim in (250, 10**6)
+        )
+        assert_allclose(small.T0, large.T0, rtol=1e-12)
+        assert_allclose(small.Q1, large.Q1, atol=0.01)
+        assert np.linalg.eigvalsh(large.T0).min() > 0.01
+
+
+def test_a_wrong_theory_deviates(monkeypatch):
+    """A reconstruction that is seen one neuron late: what a row is there to find."""
+    row = next(row for row in validation.MATRIX if row.name == "truncated, erf")
+    real = validation.predict
+
+    def wrong(problem, *args, **options):
+        plain = odeae.Problem(problem.spectrum, problem.autoencoder, odeae.SGD())
+        return real(plain, *args, **options)
+
+    monkeypatch.setattr(validation, "predict", wrong)
+    (result,) = validation.validate(quick=True, rows=[row.name])
+    assert result.verdict == "deviates"
+
+
+def test_extrapolation_is_a_weighted_line():
+    dims = [250, 500, 1000]
+    value, error = validation.extrapolate(
+        dims, 0.3 + 7.0 / np.array(dims), np.array([0.1, 0.2, 0.3])
+    )
+    assert_allclose(value, 0.3, rtol=1e-12)
+    x, weight = 1.0 / np.array(dims), np.array([0.1, 0.2, 0.3]) ** -2.0
+    centre = np.sum(weight * x) / np.sum(weight)
+    spread = np.sum(weight * (x - centre) ** 2)
+    assert_allclose(error**2, 1.0 / np.sum(weight) + centre**2 / spread, rtol=1e-10)
+
+
+def test_table_and_dataset(results):
+    table = validation.markdown(results)
+    assert table.count("| agrees |") == len(results)
+    data = validation.to_xarray(results)
+    assert dict(data.sizes)["row"] == len(results)
+    assert_allclose(data.limit, [r.limit for r in results])
+    assert list(data.row) == [row.name for row in validation.MATRIX]
+    assert len(validation.figure(results[:5]).axes) == 8
+
+
+def test_an_unknown_row_is_named():
+    with pytest.raises(ValueError, match=r"unknown `row` 'Oia': .* did you mean 'Oja'"):
+        validation.validate(rows=["Oia"])
