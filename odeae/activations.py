@@ -283,7 +283,7 @@ class Quadrature(AbstractActivation):
             x = safe_sqrt(q)[:, None] * z[None, :] + (0.0 if b is None else b[:, None])
             return tuple(f(x) @ weight for f in _derivatives(self.fn, order))
 
-        return self._resolved(q, self._at_level(q, at))
+        return self.over_nodes(q, at)
 
     def pairs(self, p):
         """Average over λ1, and within over λ2 given λ1."""
@@ -307,7 +307,7 @@ class Quadrature(AbstractActivation):
 
             return jax.lax.map(row, (s1[:, 0], mean, deviation, biases))
 
-        return self._resolved(q, self._at_level(q, at))
+        return self.over_nodes(q, at)
 
     def check_variance(self, q):
         """Raise `ValueError` if a concrete variance is above q_max."""
@@ -321,18 +321,20 @@ class Quadrature(AbstractActivation):
         """Whether all variances are finite and at most q_max."""
         return jnp.all(q <= self.q_max)
 
-    def _resolved(self, q, values):
+    def over_nodes(self, q, function):
+        """Return function((z, weights)), a tuple, with nodes z that resolve fn at variances q.
+
+        z stands for a standard normal. NaN where a variance is beyond q_max.
+        """
+        limits, rules = self._levels()
+        level = sum((jnp.max(q) > limit).astype(int) for limit in limits[:-1])
+        values = jax.lax.switch(level, [functools.partial(function, rule) for rule in rules])
         return tuple(jnp.where(self.resolves(q), v, jnp.nan) for v in values)
 
     def _levels(self):
         """Variances up to which each rule is good, and the rules (nodes z, weights)."""
         limits = [self.q_max / 100.0, self.q_max / 10.0, self.q_max]
         return limits, [_trapezoid(min(0.4, 0.32 * self.scale / limit**0.5)) for limit in limits]
-
-    def _at_level(self, q, function):
-        limits, rules = self._levels()
-        level = sum((jnp.max(q) > limit).astype(int) for limit in limits[:-1])
-        return jax.lax.switch(level, [functools.partial(function, rule) for rule in rules])
 
     def _check_smooth_and_resolved(self):
         """Raise unless fn is smooth (panel by panel) and every rule agrees with a finer one."""

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.activations import AbstractActivation, activation
-from odeae.checks import scalar, whole
-from odeae.precision import Real, is_traced
+from odeae.checks import flag, scalar, whole
+from odeae.precision import Real, in_float64, is_traced
 from odeae.state import Modes
 
 
@@ -55,9 +55,10 @@ class Autoencoder(eqx.Module):
     ):
         self.hidden = whole("hidden", hidden)
         self.activation = _activation(activation)
-        self.tied = _flag("tied", tied)
-        self.bias = _flag("bias", bias, "its start is the state's")
-        self.output_bias = _flag("output_bias", output_bias, "its start is the state's")
+        self.tied = flag("tied", tied)
+        self.bias = flag("bias", bias, "its start is the state's")
+        hint = "state_from_weights sets its start, which is 0 otherwise"
+        self.output_bias = flag("output_bias", output_bias, hint)
         self.gain = scalar("gain", gain, above=0.0)
         if not self.tied and (is_traced(self.gain) or self.gain != 1.0):
             raise ValueError("`gain` is the factor between tied weights: it needs tied=True")
@@ -94,6 +95,7 @@ class Autoencoder(eqx.Module):
         parts = [modes.decoder] if self.tied else [modes.encoder, modes.decoder]
         return parts if modes.output is None else [*parts, modes.output]
 
+    @in_float64
     def output(self, weights: Weights, x: Float[Real, "*batch dim"]) -> Float[Real, "*batch dim"]:
         """x̂ of inputs x (…, D), in the basis of the weights."""
         W, V, b, v0 = weights
@@ -115,10 +117,3 @@ def _activation(value: Any) -> AbstractActivation:
         f"`activation` must be a name or an activation such as odeae.Erf(), got {value!r}; for a "
         "function use odeae.Quadrature(fn)"
     )
-
-
-def _flag(name: str, value: Any, hint: str | None = None) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        hint = f"; {hint}" if hint else ""
-        raise ValueError(f"`{name}` must be True or False, got {value!r}{hint}")
-    return bool(value)

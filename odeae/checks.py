@@ -106,6 +106,19 @@ def whole(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1)
     return number
 
 
+def close(a: Real, b: Real) -> bool:
+    """Whether two arrays agree to 1e-9 of their largest entry, which turning a basis may cost."""
+    return bool(np.all(np.abs(a - b) <= 1e-9 * np.max(np.abs(b), initial=0.0)))
+
+
+def flag(name: str, value: Any, hint: str | None = None) -> bool:
+    """Return `value` as a bool, which it must be: 0.5 or "no" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        hint = f"; {hint}" if hint else ""
+        raise ValueError(f"`{name}` must be True or False, got {_short(value)}{hint}")
+    return bool(value)
+
+
 def save_times(times: Any) -> Real:
     """Return increasing, non-negative, finite times (steps/D) as a float64 array (T,)."""
     values = array("times", times, (None,))

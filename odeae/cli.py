@@ -311,6 +311,8 @@ def predict(values: dict[str, Any], as_json: bool) -> None:
     """Predict the learning curve from a spectrum: the theory alone."""
     import numpy as np
 
+    from odeae.trajectory import Status
+
     _check_outputs(values)
     _start_jax()
     problem = config.build_problem(values)
@@ -328,8 +330,12 @@ def predict(values: dict[str, Any], as_json: bool) -> None:
                 columns["on clean inputs"] = [f"{clean[i]:.6f}" for i in rows]
             columns["above PCA"] = [f"{theory.excess[i]:.6f}" for i in rows]
         else:
-            low, high = np.quantile(theory.error, [0.1, 0.9], axis=0)
-            mean = theory.error.mean(axis=0)
+            good = theory.error[theory.status == 0]
+            if len(good) == 0:
+                message = Status(int(theory.status[0])).message(float(theory.stop_time[0]))
+                raise RuntimeError(f"no member finished; the first {message}")
+            low, high = np.quantile(good, [0.1, 0.9], axis=0)
+            mean = good.mean(axis=0)
             columns["mean error"] = [f"{mean[i]:.6f}" for i in rows]
             columns["10 %"] = [f"{low[i]:.6f}" for i in rows]
             columns["90 %"] = [f"{high[i]:.6f}" for i in rows]
@@ -578,12 +584,13 @@ def demo(
     _check_runs(runs)
     folder, (picture, archive) = _folder(output, ["demo.png", "demo.nc"], overwrite)
     _start_jax()
+    from odeae.autoencoder import Autoencoder
     from odeae.comparison import compare as compare_
     from odeae.initial import random_state
     from odeae.inputs import natural_patches
     from odeae.plotting import plot
     from odeae.prediction import predict as predict_
-    from odeae.problem import Autoencoder, Problem
+    from odeae.problem import Problem
     from odeae.rules import SGD
     from odeae.simulation import simulate as simulate_
     from odeae.spectrum import Spectrum

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from scipy.special import stdtrit
 
+from odeae.precision import in_float64
+from odeae.problem import Problem
 from odeae.schedules import largest_factor
 from odeae.state import State
 from odeae.trajectory import ENSEMBLE, Status, Trajectory
@@ -119,6 +121,15 @@ class Comparison:
         )
 
 
+def _largest_rate(problem: Problem) -> float:
+    """Largest rate of what is trained; the encoder path of tied weights moves by gain² as much."""
+    network = problem.autoencoder
+    encoder, decoder, bias, output = map(float, problem.rule.rates(network))
+    parts = [encoder * float(network.gain) ** 2, decoder]
+    parts += [bias] * network.bias + [output] * network.output_bias
+    return max(parts)
+
+
 def _student(runs: int, times: int) -> float:
     return float(-stdtrit(runs - 1, 0.005 / times))
 
@@ -134,6 +145,7 @@ def _same_start(a: State | None, b: State | None) -> bool:
     )
 
 
+@in_float64
 def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comparison:
     """Compare the mean over `runs` with `theory`, time by time.
 
@@ -199,8 +211,7 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
             f"`theory` must have all times of `runs`, to half a step (1/(2D) = {0.5 / dim:g}), but "
             f"has none at {times[i]:g}; predict at `runs.times`"
         )
-    rates = ours.rule.rates(ours.autoencoder)
-    rate = max(map(float, rates)) * largest_factor(ours.rule.schedule, times[-1])
+    rate = _largest_rate(ours) * largest_factor(ours.rule.schedule, times[-1])
     curve = theory.error_clean if on == "error_clean" else theory.error
     expected = np.interp(times, own, np.asarray(curve))
     average = (values - expected).mean(axis=1)

@@ -246,20 +246,20 @@ def build_problem(values: dict[str, Any]) -> Any:
 
     parts = {s.key: values[s.key] for s in NETWORK if s.key != "noise"}
     kinds = {name.lower(): rule for name, rule in RULES.items()}
-    kind = kinds[one_of("rule", values["rule"], kinds)]
-    settings = {s.key: values[s.key] for s in RULE if s.key != "rule"}
-    if values["rule"] != "sgd":
-        for s in RULE:
-            if s.key in _OF_EVERY_RULE or values[s.key] == s.default:
-                continue
-            raise ValueError(f"--{s.name} has no meaning beside --rule {values['rule']}")
-        settings = {name: settings[name] for name in _OF_EVERY_RULE if name != "rule"}
+    name = one_of("rule", values["rule"].lower(), kinds)
+    own = [s for s in RULE if s.key != "rule"]
+    if name != "sgd":
+        for s in own:
+            if s.key not in _OF_EVERY_RULE and values[s.key] != s.default:
+                raise ValueError(f"--{s.name} has no meaning beside --rule {name}")
+        own = [s for s in own if s.key in _OF_EVERY_RULE]
+    settings = {s.key: values[s.key] for s in own}
     settings["schedule"] = build_schedule(values["schedule"])
     network = Autoencoder(**parts)
-    return Problem(build_spectrum(values), network, kind(**settings), noise=values["noise"])
+    return Problem(build_spectrum(values), network, kinds[name](**settings), noise=values["noise"])
 
 
-_OF_EVERY_RULE = ("rule", "lr", "weight_decay", "schedule")
+_OF_EVERY_RULE = ("lr", "weight_decay", "schedule")
 
 
 def build_schedule(text: str | None) -> Any:

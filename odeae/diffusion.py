@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.activations import Erf, Linear, Quadrature, ReLU, mean_output, mean_slope, overlap
+from odeae.activations import Erf, Linear, Quadrature, mean_output, mean_slope, overlap
 from odeae.autoencoder import Autoencoder
-from odeae.gaussian import safe_ratio, safe_sqrt
+from odeae.gaussian import normal_pdf, safe_ratio, safe_sqrt
 from odeae.precision import Real
 from odeae.state import Overlaps
 
-# Gauss–Legendre nodes per field on the support of a standard normal; the mass beyond is 1e-15.
+# Gauss–Legendre nodes on a half-line of a standard normal; the mass beyond is 1e-15.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 _REACH = 8.0
 
@@ -56,7 +56,9 @@ def gradient_covariance(
         offset = A @ mean - shift
         return A @ cov @ A.T + jnp.outer(offset, offset)
 
-    average = _tilted if isinstance(network.activation, Erf) else _by_quadrature
+    if isinstance(network.activation, Quadrature):
+        return _by_nodes(network.activation, mean, cov, M, shift)
+    average = _tilted if isinstance(network.activation, Erf) else _on_half_lines
 
     def entry(pair):
         return average(network, mean, cov, M, shift, *pair)
@@ -93,42 +95,74 @@ def _tilted(network, mean, cov, M, shift, k, m):
     return (2.0 / np.pi) * norm * _given_gaussian(network, mean, cov, M, shift, k, m)
 
 
-def _by_quadrature(network, mean, cov, M, shift, k, m):
-    """Average over the fields of neurons k and m by nodes, over the others in closed form."""
-    K, activation = network.hidden, network.activation
-    kinked = isinstance(activation, ReLU)
+def _on_half_lines(network, mean, cov, M, shift, k, m):
+    """For ReLU, g' keeps the half-lines where neurons k and m are on: nodes on these, the others
+    in closed form.
+    """
+    K = network.hidden
+    first, rest = _split(cov, K + k, 0.0)
+    second, rest = _split(rest, K + m, cov[K + m, K + m])
 
-    def direction(cov, i):
-        """What a standard normal z adds to all fields per unit, z making up field i."""
-        return safe_ratio(cov[:, i], safe_sqrt(cov[i, i]))
+    def nodes(low, cuts):
+        """Nodes and weights of a standard normal z ≥ low, in panels that meet at `cuts`."""
+        inside = jnp.sort(jnp.clip(cuts, low, _REACH))
+        ends = jnp.concatenate([low[None], inside, jnp.full(1, _REACH)])
+        half = 0.5 * (ends[1:] - ends[:-1])[:, None]
+        z = ends[:-1, None] + half * (1.0 + _NODES[None, :])
+        return z.ravel(), (half * _WEIGHTS[None, :] * normal_pdf(z)).ravel()
 
-    first = direction(cov, K + k)
-    rest = cov - jnp.outer(first, first)
-    # with itself or an aligned neuron, nothing but rounding is left
-    free = rest[K + m, K + m] > 1e-13 * cov[K + m, K + m]
-    second = jnp.where(free, direction(rest, K + m), 0.0)
-    rest = rest - jnp.outer(second, second)
-
-    def nodes(start, slope):
-        """Nodes and weights of a normal z; only where start + slope z > 0 for a kinked g."""
-        low = jnp.clip(-safe_ratio(start, slope), -_REACH, _REACH) if kinked else -_REACH
-        half = 0.5 * (_REACH - low)
-        z = low + half * (1.0 + _NODES)
-        return z, half * _WEIGHTS * jnp.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
-
-    def value(mean):
-        slopes = activation.slope(mean[K + k]) * activation.slope(mean[K + m])
-        if K > 2:
-            return slopes * _given_gaussian(network, mean, rest, M, shift, k, m)
-        A = mean[:K] - M @ activation(mean[K:]) - shift  # all fields are given
-        return slopes * (A[k] * A[m] + rest[k, m])
+    def crossing(start, slope):
+        """The z at which start + slope z = 0, within reach."""
+        return jnp.clip(-safe_ratio(start, slope), -_REACH, _REACH)
 
     def inner(z1):
         start = mean + first * z1
-        z2, weight = nodes(start[K + m], second[K + m])
-        if K == 1:
-            return value(start)
-        return weight @ jax.vmap(lambda z: value(start + second * z))(z2)
+        low = jnp.where(k == m, -_REACH, crossing(start[K + m], second[K + m]))
+        z2, weight = nodes(low, jnp.zeros(0))
 
-    z1, weight = nodes(mean[K + k], first[K + k])
+        def value(z2):
+            return _given_gaussian(network, start + second * z2, rest, M, shift, k, m)
+
+        return weight @ jax.vmap(value)(z2)
+
+    # where the other neurons turn on: a smooth step, but steep if they are nearly aligned with k
+    slope = first[K:]
+    cuts = crossing(jnp.sign(slope) * mean[K:], jnp.abs(slope))
+    z1, weight = nodes(crossing(mean[K + k], first[K + k]), cuts)
     return weight @ jax.lax.map(inner, z1)
+
+
+def _by_nodes(activation, mean, cov, M, shift):
+    """For one or two smooth units: all fields by nodes, ν given these in closed form."""
+    K = M.shape[0]
+    first, rest = _split(cov, K, 0.0)
+    last = 2 * K - 1  # of which nothing is left if K = 1
+    second, rest = _split(rest, last, cov[last, last])
+
+    def product(z1, z2):
+        fields = mean + first * z1 + second * z2
+        A = fields[:K] - M @ activation(fields[K:]) - shift
+        slope = activation.slope(fields[K:])
+        return jnp.outer(slope, slope) * (jnp.outer(A, A) + rest[:K, :K])
+
+    def over(nodes):
+        z, weight = nodes
+        if K == 1:
+            return (jnp.tensordot(weight, jax.vmap(product, (0, None))(z, 0.0), 1),)
+
+        def row(z1):
+            return jnp.tensordot(weight, jax.vmap(product, (None, 0))(z1, z), 1)
+
+        return (jnp.tensordot(weight, jax.lax.map(row, z), 1),)
+
+    return activation.over_nodes(jnp.diagonal(cov)[K:], over)[0]
+
+
+def _split(cov, i, variance):
+    """What field i adds to all fields per standard deviation, and the covariance of the rest.
+
+    `variance`: that of field i before anything was given, of which rounding may be left.
+    """
+    free = cov[i, i] > 1e-13 * variance
+    along = jnp.where(free, safe_ratio(cov[:, i], safe_sqrt(cov[i, i])), 0.0)
+    return along, cov - jnp.outer(along, along)

@@ -1,9 +1,9 @@
 """Ensembles: the same problem from many initial states, as a spectrum alone leaves them open."""
 
+import json
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from odeae.checks import whole
@@ -41,10 +41,9 @@ def ensemble(
         return predict(problem, state, times, **options)
 
     curves = eqx.filter_vmap(member)(np.arange(seed, seed + members))
-    # vmap gives every member its own copy of what they share
-    curves = jax.tree.map(np.asarray, curves)
+    known = json.loads(curves.settings) | {"members": members, "seed": seed}
     return Trajectory(
-        curves.times[0],
+        curves.times[0],  # vmap gives every member its own copy of what they share
         curves.error,
         curves.order_parameters,
         curves.bias,
@@ -55,5 +54,5 @@ def ensemble(
         components=curves.components,
         initial=curves.initial,
         source=ENSEMBLE,
-        settings=curves.settings,
+        settings=json.dumps(known),
     )

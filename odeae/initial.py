@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.autoencoder import Weights
-from odeae.checks import array, numbers, scalar, whole
+from odeae.autoencoder import Autoencoder, Weights
+from odeae.checks import array, close, numbers, scalar, whole
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, sizes
 from odeae.state import Modes, State
@@ -44,9 +44,7 @@ def random_state(
     stds = jnp.stack([jnp.asarray(std) for std in [*stds, 0.0][: network.width]])
 
     def draw(key, n):
-        z = jax.random.normal(key, (2, n, hidden))
-        columns = [z[1]] if network.tied else [z[0], z[1]]
-        columns = jnp.concatenate([*columns, jnp.zeros((n, int(network.output_bias)))], axis=1)
+        columns = _columns(network, *jax.random.normal(key, (2, n, hidden)))
         return network.modes(columns * stds[None, :])
 
     bulk = [network.modes(jnp.zeros((0, network.width)))]
@@ -80,10 +78,8 @@ def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> 
         value = _per_neuron(name, value, hidden)
         return jnp.zeros((spikes, hidden)).at[:hidden].set(jnp.diag(value))
 
-    columns = [on_spikes("decoder", decoder)]
-    if not network.tied:
-        columns.insert(0, on_spikes("encoder", 1.0 if encoder is None else encoder))
-    columns = jnp.concatenate([*columns, jnp.zeros((spikes, int(network.output_bias)))], axis=1)
+    w = on_spikes("encoder", 1.0 if encoder is None else encoder)
+    columns = _columns(network, w, on_spikes("decoder", decoder))
     bulk = network.modes(jnp.zeros((rows, network.width)))
     return State(network.modes(columns), bulk, jnp.zeros(hidden))
 
@@ -133,7 +129,7 @@ def check_weights(
         encoder = network.gain * V / np.sqrt(spectrum.dim)
         if W is not None:
             W = array("W", W, shape)
-            if not is_traced((W, encoder)) and not np.allclose(W, encoder, rtol=1e-9, atol=0.0):
+            if not is_traced((W, encoder)) and not close(W, encoder):
                 raise ValueError("`W` must be None for tied weights, which are gain V/√D")
         W = encoder
     else:
@@ -147,6 +143,12 @@ def check_weights(
         zero = np.zeros(spectrum.dim)
         output_bias = zero if output_bias is None else array("output_bias", output_bias, zero.shape)
     return Weights(W, V, _bias(problem, 0.0 if bias is None else bias), output_bias)
+
+
+def _columns(network: Autoencoder, w, u):
+    """Columns of decoder rows u, of encoder rows w unless tied, and of an output bias of 0."""
+    output = jnp.zeros((u.shape[0], int(network.output_bias)))
+    return jnp.concatenate([u, output] if network.tied else [w, u, output], axis=1)
 
 
 def _compress(block):
@@ -204,6 +206,7 @@ def _bias(problem: Problem, bias: Any) -> Real:
     if not problem.autoencoder.bias and not is_traced(value) and np.any(np.asarray(value)):
         raise ValueError(
             "`bias` must be 0 for an autoencoder without biases; construct it with "
-            "Autoencoder(..., bias=True) (and SGD(lr_bias=0.0) to keep them fixed)"
+            "Autoencoder(..., bias=True), in the shell --bias (and SGD(lr_bias=0.0) to keep them "
+            "fixed)"
         )
     return value

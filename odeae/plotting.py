@@ -56,9 +56,10 @@ def plot(
             if len(curves) == 0:
                 raise ValueError(f"no member of {name!r} finished: see its `status`")
             values = np.quantile(curves, [0.1, 0.9], axis=0)
-            named = f"mean of {len(curves)} starts" + ("" if labels is None else f", {name}")
+            named = "" if labels is None else f"{name}: "
+            named += f"mean of {len(curves)} starts, and their middle 80 %"
             colour = _COLOURS[bands % 5]
-            ax.fill_between(times, *values, color=colour, alpha=0.2, lw=0, label="middle 80 %")
+            ax.fill_between(times, *values, color=colour, alpha=0.2, lw=0)
             ax.plot(times, curves.mean(axis=0), color=colour, lw=1.8, label=named)
             bands += 1
         elif trajectory.source == "theory":
@@ -189,15 +190,20 @@ def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
 
     Solid: decoders; dashed: encoders, within the span of the components. The first panels show the
     leading components (at most eight), the last one the share of the first K that decoders (solid)
-    and encoders (dashed) span. Runs and members are averaged. `axes`: as many Axes as there are
-    panels, or None for a new figure. Returns them as an array.
+    and encoders (dashed) span. Runs and members that finished are averaged. `axes`: as many Axes as
+    there are panels, or None for a new figure. Returns them as an array.
     """
     overlaps, times = trajectory.overlaps, trajectory.shared_times()
     K, n = overlaps.decoder.shape[-2:]
     shown = min(n, 8)
 
+    good = np.ravel(trajectory.status) == 0
+    if not good.any() and good.size > 1:
+        raise ValueError(f"nothing of {trajectory.source!r} finished: see its `status`")
+
     def mean(values: Any, ndim: int) -> np.ndarray:
-        return np.asarray(values).reshape(-1, *values.shape[-ndim:]).mean(axis=0)
+        curves = np.asarray(values).reshape(-1, *values.shape[-ndim:])
+        return curves[good].mean(axis=0) if good.any() else curves[0]
 
     decoder, encoder = (
         mean(np.abs(values), 3) for values in (overlaps.decoder, overlaps.encoder_within)

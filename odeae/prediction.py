@@ -14,7 +14,7 @@ from odeae.diffusion import refusal
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, leading_spikes
 from odeae.rules import AbstractRule, generalisation_error
-from odeae.schedules import jump_times, largest_factor
+from odeae.schedules import check_schedule, jump_times
 from odeae.spectrum import Spectrum
 from odeae.state import Components, Inputs, State, densities, field_variances, order_parameters
 from odeae.trajectory import Status, Trajectory, settings_json
@@ -195,11 +195,12 @@ def predict(
     Source: docs/theory.md §4 and §5 (Refinetti & Goldt 2022).
     """
     check_state(problem, state)
-    if diffusion:
-        if reason := refusal(problem.autoencoder):
-            raise ValueError(reason)
-        hidden = problem.autoencoder.hidden
-        state = State(state.spikes, state.bulk, state.bias, np.zeros((hidden, hidden)))
+    if diffusion and (reason := refusal(problem.autoencoder)):
+        raise ValueError(reason)
+    hidden = problem.autoencoder.hidden
+    begin = State(
+        state.spikes, state.bulk, state.bias, np.zeros((hidden,) * 2) if diffusion else None
+    )
     times = save_times(times)
     rtol = scalar("rtol", rtol, above=0.0)
     if not is_traced(rtol) and rtol > 0.1:
@@ -213,7 +214,7 @@ def predict(
             f"or diffrax.Kvaerno5(), got {solver!r}"
         )
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
-    largest_factor(problem.rule.schedule, times[-1])  # is it one?
+    check_schedule(problem.rule.schedule, times[-1])
     full = problem.spectrum
     spectrum = Spectrum(full.spikes, full.bulk, full.multiplicity)  # nothing of size D
     equations = _Equations(
@@ -226,7 +227,7 @@ def predict(
     )
     parameters, bias, saved, along, error, status, stop_time = _solve(
         equations,
-        state,
+        begin,
         times,
         rtol,
         atol,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.autoencoder import Autoencoder
-from odeae.checks import scalar
+from odeae.checks import close, scalar
 from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum
@@ -70,7 +70,7 @@ class Problem(eqx.Module):
     def error(self, state: State) -> Float[Real, ""]:
         """Generalisation error e = ⟨‖x − x̂‖²⟩/(2D) of a state, on inputs as they are (corrupted).
 
-        For plain SGD its gradient is minus the drift.
+        For plain SGD at rate 1 without decay, its gradient is minus the drift.
         """
         total = self.order_parameters(state).total()
         return generalisation_error(self.autoencoder, total, state.bias, self.spectrum.trace)
@@ -127,11 +127,14 @@ def check_state(problem: Problem, state: State) -> None:
             "`state` must have no biases for an autoencoder without them, got non-zero ones; "
             "construct it with Autoencoder(..., bias=True)"
         )
+    if state.diffusion is not None:
+        raise ValueError(
+            "`state` must have no `diffusion`: predict(..., diffusion=True) makes it, from 0"
+        )
     for name, part in (("spikes", state.spikes), ("bulk", state.bulk)):
-        if network.tied and not is_traced((part, network.gain)):
-            gap = np.abs(part.encoder - network.gain * np.asarray(part.decoder))
-            if np.any(gap > 1e-9 * np.abs(part.encoder)):
-                raise ValueError(
-                    f"`state` must have `{name}.encoder` = gain × `{name}.decoder` for tied "
-                    "weights; make it with random_state, aligned_state or state_from_weights"
-                )
+        concrete = not is_traced((part, network.gain))
+        if network.tied and concrete and not close(part.encoder, network.gain * part.decoder):
+            raise ValueError(
+                f"`state` must have `{name}.encoder` = gain × `{name}.decoder` for tied "
+                "weights; make it with random_state, aligned_state or state_from_weights"
+            )

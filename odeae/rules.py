@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from odeae.activations import Linear, mean_output, mean_slope, overlap
 from odeae.autoencoder import Autoencoder, Weights
-from odeae.checks import scalar
+from odeae.checks import flag, scalar
 from odeae.diffusion import gradient_covariance
-from odeae.precision import Real, is_traced
+from odeae.precision import Real, in_float64, is_traced
 from odeae.schedules import as_schedule
 from odeae.state import Inputs, Modes, Overlaps, State, total_overlaps
 from odeae.words import one_of
@@ -51,8 +51,8 @@ class AbstractRule(eqx.Module):
     feedback: eqx.AbstractVar[str]
 
     @abc.abstractmethod
-    def rates(self, network: Autoencoder) -> tuple[Real, Real, Real]:
-        """Return (η_w, η_v, η_b): the rates of encoder path, decoder path and hidden biases."""
+    def rates(self, network: Autoencoder) -> tuple[Real, Real, Real, Real]:
+        """Return (η_w, η_v, η_b, η_0): of encoder path, decoder path, hidden and output bias."""
 
     @abc.abstractmethod
     def check(self, network: Autoencoder) -> None:
@@ -81,12 +81,13 @@ class AbstractRule(eqx.Module):
         du = η_v [ρ̃ c w − Σ_a m G u_a] − κ u,  db = η_b [c_b R − Σ_a m T0 B]
 
         Sums include an output bias, a neuron of constant output. Tied rows w = s u move by their
-        decoder part plus s times their encoder part. For SGD this is gradient flow on the error.
+        decoder part plus s times their encoder part. For SGD with the full gradient, neither
+        truncated nor with decay, these are minus the rates times ∂e/∂(w, u, b) (∂e/∂u if tied).
         """
         rows = state.rows()
         w, u = rows.encoder, rows.decoder
         rho = jnp.concatenate([inputs.spikes, inputs.bulk])[:, None]
-        lr_w, lr_u, lr_b = (factor * rate for rate in self.rates(network))
+        lr_w, lr_u, lr_b, lr_0 = (factor * rate for rate in self.rates(network))
         total = total_overlaps(state, inputs)
         q, R = jnp.diagonal(total.Q1), jnp.diagonal(total.R1)
         b = state.bias if network.bias else None
@@ -100,7 +101,7 @@ class AbstractRule(eqx.Module):
             mean, T0_0 = mean_output(network.activation, q, b), total.output.T0[:-1]
             own, back = own - T0_0 * a.c_b, back - T0_0 * a.c
             decoder = decoder - rows.output[:, None] * mean[None, :]
-            output = -lr_u * (u @ mean + rows.output) - self.weight_decay * rows.output
+            output = -lr_0 * (u @ mean + rows.output) - self.weight_decay * rows.output
         encoder = rho * c * u + (rho + inputs.noise) * (
             own[None, :] * w - self._outputs(w, total.T0 * a.P)
         )
@@ -113,13 +114,13 @@ class AbstractRule(eqx.Module):
         db = lr_b * back if network.bias else 0.0 * state.bias
         added = state.diffusion
         if added is not None:  # the same map as dw, and what the steps of SGD make anew
-            A = lr_w * inputs.noise * (jnp.diag(own) - T0 * a.P) - self.weight_decay * jnp.eye(
-                len(q)
-            )
+            pull = self.weight_decay * jnp.eye(network.hidden)
+            A = lr_w * inputs.noise * (jnp.diag(own) - T0 * a.P) - pull
             made = gradient_covariance(network, total, state.bias, T0)
             added = A @ added + added @ A.T + lr_w**2 * inputs.noise * made
         return State.from_rows(Modes(dw, du, output), inputs.spikes.shape[0], db, added)
 
+    @in_float64
     def update(
         self,
         network: Autoencoder,
@@ -135,7 +136,7 @@ class AbstractRule(eqx.Module):
         """
         W, V, b, v0 = weights
         dim = x.shape[-1]
-        lr_w, lr_v, lr_b = (factor * rate / dim for rate in self.rates(network))
+        lr_w, lr_v, lr_b, lr_0 = (factor * rate / dim for rate in self.rates(network))
         field = W @ corrupted / np.sqrt(dim) + b
         hidden = network.activation(field)
         if self.feedback == "lower":
@@ -157,7 +158,7 @@ class AbstractRule(eqx.Module):
             W = decay * W + lr_w * jnp.outer(back, corrupted / np.sqrt(dim))
         if network.bias:
             b = b + lr_b * back
-        return Weights(W, V, b, None if v0 is None else decay * v0 + lr_v * residual)
+        return Weights(W, V, b, None if v0 is None else decay * v0 + lr_0 * residual)
 
 
 class SGD(AbstractRule):
@@ -171,7 +172,8 @@ class SGD(AbstractRule):
     `truncated`: neuron k learns from the reconstruction by neurons 0 … k alone, in both updates,
     so that each finds its own principal component (paper §3.5).
     `gradient`: for tied weights, the path(s) of the gradient that train them: "full", "encoder" or
-    "decoder"; tied weights have one rate, `lr`.
+    "decoder"; tied weights have one rate, `lr`. Biases are trained in any case: hidden ones at
+    `lr_bias`, the output bias at the decoder's rate.
     `schedule`: a factor of all rates as a function of t = steps/D (not of the decay), for example
     `CosineSchedule(end=200)`; None keeps them constant.
 
@@ -203,9 +205,7 @@ class SGD(AbstractRule):
         for name, rate in rates.items():
             setattr(self, name, None if rate is None else scalar(name, rate, at_least=0.0))
         self.weight_decay = scalar("weight_decay", weight_decay, at_least=0.0)
-        if not isinstance(truncated, bool | np.bool_):
-            raise ValueError(f"`truncated` must be True or False, got {truncated!r}")
-        self.truncated = bool(truncated)
+        self.truncated = flag("truncated", truncated)
         self.gradient = one_of("gradient", gradient, ["full", "encoder", "decoder"])
         self.schedule = as_schedule(schedule)
 
@@ -215,14 +215,15 @@ class SGD(AbstractRule):
         return "lower" if self.truncated else "all"
 
     def rates(self, network):
-        """Return (η_w, η_v, η_b): each part's own rate, or else `lr`; 0 for an untrained path."""
+        """Return each part's own rate, or else `lr`; 0 for an untrained path of tied weights."""
         own = (self.lr_encoder, self.lr_decoder, self.lr_bias)
         encoder, decoder, bias = (self.lr if rate is None else rate for rate in own)
+        output = decoder  # not tied to anything, so `gradient` doesn't concern it
         if self.gradient == "encoder":
             decoder = np.zeros(())
         if self.gradient == "decoder":
             encoder = np.zeros(())
-        return encoder, decoder, bias
+        return encoder, decoder, bias, output
 
     def check(self, network):
         """Raise `ValueError` for options that this network doesn't have."""
@@ -253,9 +254,10 @@ def _set_common(self, lr: Any, weight_decay: Any, schedule: Any) -> None:
     self.schedule = as_schedule(schedule)
 
 
-def _decoder_alone(self, network: Autoencoder) -> tuple[Real, Real, Real]:
-    """Return (0, η, 0): the decoder path alone."""
-    return np.zeros(()), self.lr, np.zeros(())
+def _decoder_alone(self, network: Autoencoder) -> tuple[Real, Real, Real, Real]:
+    """Return (0, η, 0, 0): the decoder path alone."""
+    zero = np.zeros(())
+    return zero, self.lr, zero, zero
 
 
 def _check_linear_tied(self, network: Autoencoder) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.checks import array, scalar
-from odeae.precision import Real, is_traced
+from odeae.precision import Real, in_float64, is_traced
 
 
 class StepSchedule(eqx.Module):
@@ -36,6 +36,7 @@ class StepSchedule(eqx.Module):
         """Times at which the factor jumps."""
         return self.times
 
+    @in_float64
     def __call__(self, t):
         """Return the factor at time t."""
         factors = jnp.concatenate([jnp.ones(1), jnp.asarray(self.factors)])
@@ -52,6 +53,7 @@ class CosineSchedule(eqx.Module):
         self.end = scalar("end", end, above=0.0)
         self.final = scalar("final", final, at_least=0.0)
 
+    @in_float64
     def __call__(self, t):
         """Return the factor at time t."""
         half = 0.5 * (1.0 + jnp.cos(np.pi * jnp.minimum(t / self.end, 1.0)))
@@ -68,6 +70,7 @@ class PowerLawSchedule(eqx.Module):
         self.exponent = scalar("exponent", exponent, at_least=0.0)
         self.start = scalar("start", start, above=0.0)
 
+    @in_float64
     def __call__(self, t):
         """Return the factor at time t."""
         return (1.0 + t / self.start) ** -self.exponent
@@ -83,6 +86,7 @@ class FunctionSchedule(eqx.Module):
         """Times at which the function says (in an attribute) that it jumps."""
         return getattr(self.fn, "jumps", None)
 
+    @in_float64
     def __call__(self, t):
         """Return the factor at time t."""
         return jnp.asarray(self.fn(t), float)
@@ -98,7 +102,7 @@ def as_schedule(value: Any) -> Any:
     """
     if value is None or (isinstance(value, eqx.Module) and callable(value)):
         return value
-    if not callable(value):
+    if not callable(value) or isinstance(value, type):
         raise ValueError(
             "`schedule` must be None or a function of t = steps/D that returns the factor of all "
             f"rates, such as odeae.CosineSchedule(end=200), got {value!r}"
@@ -109,13 +113,22 @@ def as_schedule(value: Any) -> Any:
 def jump_times(schedule: Any) -> Real | None:
     """Times at which a schedule jumps, or None."""
     times = getattr(schedule, "jumps", None)
-    return None if times is None else array("jumps", times, (None,))
+    if times is None:
+        return None
+    times = array("jumps", times, (None,))
+    return times if is_traced(times) else np.unique(times)
+
+
+def check_schedule(schedule: Any, end: Any) -> None:
+    """Raise `ValueError` for a function that is negative, not finite or no number in 0 … `end`."""
+    if type(schedule) not in SCHEDULES.values():  # those were checked when they were made
+        largest_factor(schedule, end)
 
 
 def largest_factor(schedule: Any, end: Any) -> float:
     """Largest factor over 0 ≤ t ≤ `end`, on a fine grid; 1 for what is traced.
 
-    Raises `ValueError` for a schedule that is negative, not finite or not a number there.
+    Raises the errors of `check_schedule`.
     """
     if schedule is None or is_traced((schedule, end)):
         return 1.0
@@ -126,7 +139,8 @@ def largest_factor(schedule: Any, end: Any) -> float:
         t = np.concatenate([t, jumps[jumps <= end]])
     t = np.sort(t)
     try:
-        values = jax.vmap(schedule)(jnp.asarray(t))
+        with jax.ensure_compile_time_eval():  # concrete also where something else is traced
+            values = jax.vmap(schedule)(jnp.asarray(t))
     except Exception as error:
         raise ValueError(
             "`schedule` must be a JAX function of one number t; calling it raised "

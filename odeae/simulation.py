@@ -14,7 +14,7 @@ from odeae.initial import check_weights, draw_weights
 from odeae.precision import as_float, in_float64, is_traced, to_numpy
 from odeae.problem import Problem, leading_spikes, sizes
 from odeae.rules import AbstractRule, generalisation_error
-from odeae.schedules import largest_factor
+from odeae.schedules import check_schedule
 from odeae.state import Components, Modes, OrderParameters, State, overlaps
 from odeae.trajectory import Checkpoint, Status, Trajectory, settings_json
 
@@ -193,9 +193,10 @@ def simulate(
     test_samples = whole("test_samples", test_samples)
     times = save_times(times)
     count = len(weights.weights.bias) if isinstance(weights, Checkpoint) else runs
-    _check_size(count, hidden, dim, test_samples, times[-1])
+    copies = 1 if problem.noise == 0 else 2  # of the inputs
+    _check_size(count, dim, 2 * hidden, copies * (_block_length(dim) + test_samples), times[-1])
     steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
-    largest_factor(problem.rule.schedule, times[-1])  # is it one?
+    check_schedule(problem.rule.schedule, times[-1])
 
     kind = f"SGD on {'Gaussian' if data is None else 'real'} inputs"
     data = None if data is None else _check_data(problem, data)
@@ -298,6 +299,9 @@ def _drawn_weights(problem: Problem, state: State | None, seed: int, runs: int) 
     return jax.tree.map(lambda *parts: np.stack(parts), *drawn)
 
 
+_LETTERS = dict(zip(Weights._fields, ("W", "V", "bias", "output_bias"), strict=True))
+
+
 def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
     if not isinstance(weights, tuple | list) or len(weights) not in (2, 3, 4):
         raise ValueError(
@@ -319,7 +323,9 @@ def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
 
     for name, part, n in zip(Weights._fields, parts, axes, strict=True):
         if part is not None and part.ndim == n + 1 and len(part) != runs:
-            raise ValueError(f"`weights` must hold {name} of {runs} runs, got {len(part)}")
+            raise ValueError(
+                f"`weights` must hold {_LETTERS[name]} of {runs} runs, got {len(part)}"
+            )
     return jax.tree.map(lambda *values: np.stack(values), *map(of_run, range(runs)))
 
 
@@ -344,13 +350,13 @@ def _check_data(problem: Problem, data: Any) -> Any:
     return data
 
 
-def _check_size(runs: int, hidden: int, dim: int, test_samples: int, end: float) -> None:
-    numbers = runs * dim * (2 * hidden + _block_length(dim) + test_samples)
-    if numbers * 8 > 16 * 2**30:
+def _check_size(runs: int, dim: int, vectors: int, inputs: int, end: float) -> None:
+    need = 8 * runs * dim * (vectors + inputs)
+    if need > 16 * 2**30:
         raise ValueError(
-            f"{runs} runs of {hidden} neurons at D={dim} with {test_samples} test samples need "
-            f"about {numbers * 8 / 2**30:.0f} GiB; give fewer `runs` or `test_samples`, or a "
-            "spectrum of smaller `dim` (theory alone has no such limit)"
+            f"{runs} runs of {vectors // 2} neurons at D={dim}, with {inputs} inputs at once, need "
+            f"about {need / 2**30:.0f} GiB; give fewer `runs` or `test_samples`, or a spectrum of "
+            "smaller `dim` (theory alone has no such limit)"
         )
     if end * dim > 2**53:
         raise ValueError(f"`times` must end before 2^53 steps, got {end:g} × D={dim}")

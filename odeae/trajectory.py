@@ -19,6 +19,7 @@ from odeae.activations import activation as named
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import scalar, whole
 from odeae.files import writing
+from odeae.gaussian import safe_sqrt
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem
 from odeae.rules import RULES, SGD, generalisation_error
@@ -86,7 +87,8 @@ class PrincipalOverlaps(eqx.Module):
     `encoder`, `decoder` (…, T, K, n): cosine of w_k and v_k with component i, 0 for weights that
     vanish. `encoder_within`, `decoder_within`: the same for the part of w_k and v_k within the span
     of these n components. `subspace_encoder`, `subspace_decoder` (…, T): share of the first
-    r = min(K, n) components that the weights of all neurons span, tr(P_weights P_components)/r.
+    r = min(K, n) components that the weights of all neurons span, tr(P_weights P_components)/r
+    (not differentiable where their Gram matrix is degenerate).
     """
 
     encoder: Float[Real, "*batch times hidden components"]
@@ -98,7 +100,7 @@ class PrincipalOverlaps(eqx.Module):
 
 
 def _cosines(rows, squares):
-    norm = jnp.sqrt(squares)[..., None]
+    norm = safe_sqrt(squares)[..., None]
     return jnp.where(norm == 0, 0.0, rows / jnp.where(norm == 0, 1.0, norm))
 
 
@@ -231,7 +233,10 @@ class Trajectory(eqx.Module):
 
     @property
     def excess(self) -> Real:
-        """Error above the PCA error of rank K, by subtraction (absolute accuracy of `error`)."""
+        """Error above the PCA error of rank K, by subtraction (absolute accuracy of `error`).
+
+        With noise, `error` is that on corrupted inputs, the PCA error that of clean ones.
+        """
         rank = self.problem.autoencoder.hidden
         return self.error - np.asarray(self.problem.spectrum.pca_error(rank))[..., None]
 
@@ -347,6 +352,7 @@ class Trajectory(eqx.Module):
             overlaps, cosines = self.overlaps, (*batch, "time", "k", "component")
             for name in ("encoder", "decoder"):
                 data[f"overlap_{name}"] = (cosines, getattr(overlaps, name))
+                data[f"within_{name}"] = (cosines, getattr(overlaps, f"{name}_within"))
                 share = getattr(overlaps, f"subspace_{name}")
                 data[f"subspace_{name}"] = ((*batch, "time"), share)
         if self.densities is not None:
@@ -546,6 +552,8 @@ _UNITS = {
     "component_decoder": ("1", "ψ_i·v_k/√D, components by falling eigenvalue"),
     "overlap_encoder": ("1", "cosine of w_k with principal component i"),
     "overlap_decoder": ("1", "cosine of v_k with principal component i"),
+    "within_encoder": ("1", "the same for the part of w_k within the span of the components"),
+    "within_decoder": ("1", "the same for the part of v_k within the span of the components"),
     "subspace_encoder": ("1", "share of the first min(K, n) components that W spans"),
     "subspace_decoder": ("1", "share of the first min(K, n) components that V spans"),
     "q": ("1", "density w wᵀ of a mode (the mean mode of a bin)"),
@@ -572,6 +580,8 @@ def _unit(name: str) -> tuple[str, str]:
     """Unit and description of a variable; parts such as Q1_bulk have those of the whole."""
     if name in _UNITS:
         return _UNITS[name]
+    if name == "initial_bias":
+        return "1", "hidden biases of the initial state"
     if name.startswith("initial_"):
         return _UNITS["initial"]
     whole, part = name.rsplit("_", 1)
@@ -612,6 +622,7 @@ def describe_network(network: Autoencoder) -> str:
         text
         for text, there in (
             ("tied", network.tied),
+            (f"gain {_short(network.gain)}", np.any(np.asarray(network.gain) != 1.0)),
             ("biases", network.bias),
             ("output bias", network.output_bias),
         )
@@ -627,7 +638,15 @@ def describe_rule(problem: Problem) -> str:
     if isinstance(rule, SGD):
         text = "truncated SGD" if rule.truncated else "SGD"
         text += "" if rule.gradient == "full" else f" ({rule.gradient} only)"
-    return text + (", denoising" if np.any(np.asarray(problem.noise)) else "")
+    if rule.schedule is not None:
+        text += ", " + _fields(rule.schedule)["name"].removesuffix("Schedule").lower() + " schedule"
+    if np.any(np.asarray(problem.noise)):
+        text += f", noise {_short(problem.noise)}"
+    return text
+
+
+def _short(value: Any) -> str:
+    return f"{float(value):g}" if np.ndim(value) == 0 else "of each lane"
 
 
 def _fields(module: Any) -> dict[str, Any]:
@@ -646,7 +665,10 @@ def _describe(problem: Problem) -> dict[str, Any]:
     activation: dict[str, Any] = {"name": _activation_name(network.activation)}
     if isinstance(network.activation, Quadrature):
         activation |= {"scale": network.activation.scale, "q_max": network.activation.q_max}
-    schedule = None if rule.schedule is None else _fields(rule.schedule)
+    schedule = None
+    if rule.schedule is not None:
+        known = type(rule.schedule) in SCHEDULES.values()
+        schedule = _fields(rule.schedule) if known else {"name": "own function"}
     return {
         "hidden": network.hidden,
         "activation": activation,
@@ -659,10 +681,10 @@ def _describe(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _own_function(what: str) -> ValueError:
+def _own_function(what: str, remedy: str) -> ValueError:
     return ValueError(
-        f"this trajectory's network had {what} of its own function, which a file can't hold: pass "
-        "it as load(..., activation=odeae.Quadrature(fn)) or load(..., schedule=fn)"
+        f"{what} of this trajectory was a function of your own, which a file can't hold: pass it "
+        f"as load(..., {remedy})"
     )
 
 
@@ -680,7 +702,7 @@ def _problem(config: dict[str, Any], spectrum: Spectrum, activation: Any, schedu
     kind = dict(config["activation"])
     name = kind.pop("name")
     if activation is None and name == "own function":
-        raise _own_function("a Quadrature")
+        raise _own_function("the activation", "activation=odeae.Quadrature(fn)")
     if activation is None:
         activation = Quadrature(NAMED_FUNCTIONS[name], **kind) if kind else named(name)
     network = _unchecked(
@@ -694,7 +716,7 @@ def _problem(config: dict[str, Any], spectrum: Spectrum, activation: Any, schedu
     planned = kind.pop("schedule")
     if schedule is None and planned is not None:
         if planned["name"] not in SCHEDULES:
-            raise _own_function("a schedule")
+            raise _own_function("the schedule", "schedule=fn")
         schedule = _restored(SCHEDULES, planned)
     rule = _restored(RULES, kind, schedule=as_schedule(schedule))
     noise = np.asarray(config["noise"], np.float64)

@@ -86,6 +86,13 @@ def test_an_ensemble_from_the_shell(shell, tmp_path):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
 
 
+def test_an_ensemble_without_a_finished_member_fails(shell):
+    hebb = ["--rule", "hebb", "--activation", "linear", "--tied"]
+    code, _, err = shell("predict", *SMALL[:-1], "5000", *hebb, "--members", "2")
+    assert code == 1
+    assert "no member finished; the first stopped at t=" in err
+
+
 def test_validate_writes_a_table_a_figure_and_a_file(shell, tmp_path):
     code, out, err = shell("validate", "--quick", "--row", "Oja")
     assert code == 0, err

@@ -124,6 +124,23 @@ def test_allowance_grows_with_the_rate_and_the_variance_of_the_inputs():
         assert_allclose(check.allowance, allowance * CURVE[0], rtol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("network", "rule", "rate"),
+    [
+        ({}, odeae.SGD(lr=1.0, lr_encoder=0.01, lr_decoder=0.02), 0.02),  # nothing moves at lr
+        ({"bias": True}, odeae.SGD(lr=1.0, lr_encoder=0.01, lr_decoder=0.02), 1.0),
+        ({"tied": True, "gain": 3.0}, odeae.SGD(lr=0.5), 4.5),
+        ({}, odeae.SGD(schedule=odeae.StepSchedule([1.0], [2.0])), 2.0),
+    ],
+)
+def test_the_allowance_is_that_of_the_fastest_part(network, rule, rate):
+    p = odeae.Problem(odeae.Spectrum.spiked([1.0], 50), odeae.Autoencoder(1, **network), rule)
+    state, times = odeae.random_state(p), [0.0, 2.0]
+    check = odeae.compare(odeae.predict(p, state, times), odeae.simulate(p, state, times, runs=4))
+    expected = 0.5 * rate * float(p.spectrum.trace) / 50 * check.theory[0]
+    np.testing.assert_allclose(check.allowance, expected, rtol=1e-12)
+
+
 def test_verdict_says_what_was_compared():
     text = str(odeae.compare(theory(), simulated(runs=5)))
     assert text.startswith(

@@ -172,10 +172,32 @@ def test_bad_ensembles():
         odeae.ensemble(problem(), [1.0, 0.0], 2)
 
 
+def test_ensembles_are_pure_jax():
+    def mean(lr):
+        p = problem(rule=odeae.SGD(lr))
+        return odeae.ensemble(p, [1.0], 2, decoder_std=0.3).error.mean()
+
+    slope = (mean(1.01) - mean(0.99)) / 0.02
+    assert_allclose(jax.jit(jax.grad(mean))(1.0), slope, rtol=1e-3)
+
+
+def test_failed_runs_are_not_averaged_into_a_plot():
+    p = problem(rule=odeae.Hebb(weight_decay=0.9), activation="linear", tied=True)
+    both = odeae.ensemble(p, [0.0, 10.0, 5e3], 2)
+    mixed = eqx.tree_at(lambda c: c.status, both, np.array([0, 1]))
+    axes = mixed.plot_overlaps()
+    assert_allclose(
+        axes[0, 0].lines[0].get_ydata()[:2], np.abs(mixed.overlaps.decoder[0, :2, 0, 0])
+    )
+    plt.close(axes[0, 0].figure)
+    with pytest.raises(ValueError, match=r"nothing of .* finished"):
+        both.plot_overlaps()
+
+
 def test_an_ensemble_is_one_plot(members):
     ax = odeae.plot(members)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["middle 80 %", "mean of 5 starts"]
+    assert labels == ["mean of 5 starts, and their middle 80 %"]
     (line,) = [x for x in ax.lines if len(x.get_xdata()) == len(TIMES)]
     assert_allclose(line.get_ydata(), members.error.mean(axis=0))
     plt.close(ax.figure)
@@ -236,7 +258,7 @@ def test_files_hold_everything(name, tmp_path):
     odeae.save_all(tmp_path / "both.nc", {"theory": theory, "runs": runs})
     for group, saved in (("theory", theory), ("runs", runs)):
         if own:
-            with pytest.raises(ValueError, match=r"a schedule of its own .*load"):
+            with pytest.raises(ValueError, match=r"the schedule .* your own.*load"):
                 odeae.load(tmp_path / "both.nc", group)
         back = odeae.load(tmp_path / "both.nc", group, **own)
         assert eqx.tree_equal(back, saved) is not False

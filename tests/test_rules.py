@@ -115,6 +115,13 @@ SGD_CASES = {
 }
 OTHER_CASES = {
     "tied, encoder": Case(tied=True, gain=1.4, options=options(gradient="encoder", lr=0.7)),
+    "tied, encoder, biases": Case(
+        activation="relu",
+        tied=True,
+        bias=True,
+        output_bias=True,
+        options=options(gradient="encoder", lr=0.7, lr_bias=0.3, weight_decay=0.05),
+    ),
     "tied, decoder": Case(
         tied=True, bias=True, options=options(gradient="decoder", weight_decay=0.05)
     ),
@@ -428,6 +435,7 @@ def test_relu_networks_learn_half_then_all_but_one_then_all_components(hidden):
 # ----------------------------------------------------------------------------- bad arguments
 
 SETUP = """
+import jax
 import numpy as np
 import odeae
 from odeae import *
@@ -454,7 +462,7 @@ BAD = {
     "problem(SGD(gradient='decoder'))": '`gradient` "decoder" is for tied weights.*lr_encoder=0',
     "SGD(gradient='both')": "unknown `gradient` 'both': expected one of full, encoder, decoder",
     "SGD(truncated=1)": "`truncated` must be True or False, got 1",
-    "problem(Oja())": 'Oja\'s rule .* needs Autoencoder\\(..., activation="linear", tied=True\\)',
+    "problem(Oja())": 'Oja\'s rule .* autoencoder needs activation="linear", tied=True$',
     "problem(Oja(), activation='linear')": "Oja's rule .* the autoencoder needs tied=True$",
     "problem(Sanger(), activation='linear', tied=True, gain=2.0)": "Sanger's .* gain=1.0",
     "problem(Hebb(), activation='relu', tied=True)": 'Hebb\'s rule .* activation="linear"',
@@ -484,6 +492,7 @@ BAD = {
     "scheduled(lambda t: float('nan'))": "`schedule` must be zero or positive and finite, got nan",
     "scheduled(lambda t: np.ones(2))": r"`schedule` must return a single number, got shape \(2,\)",
     "scheduled(lambda t: 1 if t < 1 else 0)": "`schedule` must be a JAX function .*Tracer",
+    "scheduled(CosineSchedule)": "`schedule` must be None or a function of t.*got <class",
     "state_from_weights(tied, ones, ones)": "`W` must be None for tied",
     "state_from_weights(plain, None, ones)": "`W` must be given, got None",
     "state_from_weights(plain, ones, ones, None, ones[0])": "`output_bias` must be None .*=True",

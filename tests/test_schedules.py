@@ -107,6 +107,16 @@ def test_rates_of_a_schedule_are_pure_jax():
     assert_allclose(slope, (final(0.501) - final(0.499)) / 0.002, rtol=1e-4)
 
 
+def test_a_negative_schedule_is_refused_under_jit():
+    """Its values are known although the rate is traced."""
+
+    def final(lr):
+        return odeae.predict(problem(lambda t: 1.0 - t, lr=lr), STATE, TIMES).error[-1]
+
+    with pytest.raises(ValueError, match=r"`schedule` must be zero or positive .* at t=1"):
+        jax.jit(final)(1.0)
+
+
 def test_the_largest_factor_sees_jumps():
     assert largest_factor(odeae.StepSchedule([1.0], [7.0]), 2.0) == 7.0
     assert largest_factor(odeae.StepSchedule([1.0, 1.00001], [7.0, 1.0]), 2.0) == 7.0

@@ -43,6 +43,22 @@ def test_a_wrong_theory_deviates(monkeypatch):
     assert result.verdict == "deviates"
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_diffusion_of_units_that_need_quadrature(activation):
+    """One neuron at s² = D: SGD follows the theory with diffusion, and not that without."""
+    dim, runs = 500, 40
+    spectrum = odeae.Spectrum.spiked([1.0], dim)
+    p = odeae.Problem(spectrum, odeae.Autoencoder(1, activation), noise=float(dim))
+    spikes, none = odeae.Modes(*np.full((2, 1, 1), 0.8)), np.zeros((2, 1))
+    state = odeae.State(spikes, odeae.Modes(none, none), np.zeros(1))
+    times = np.linspace(1.0, 5.0, 5)
+    got = odeae.simulate(p, state, times, runs=runs, test_samples=1).error.mean(axis=1)
+    mean, error = got.mean(), got.std(ddof=1) / np.sqrt(runs)
+    off, on = (odeae.predict(p, state, times, diffusion=d).error.mean() for d in (False, True))
+    assert abs(mean - on) < 3.0 * error + 2.0 / dim
+    assert abs(mean - off) > 5.0 * error + 2.0 / dim
+
+
 def test_extrapolation_is_a_weighted_line():
     dims = [250, 500, 1000]
     value, error = validation.extrapolate(
