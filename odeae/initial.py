@@ -131,7 +131,7 @@ def check_weights(
             W = array("W", W, shape)
             if not is_traced((W, encoder)) and not close(W, encoder):
                 raise ValueError("`W` must be None for tied weights, which are gain V/√D")
-        W = encoder
+        W = encoder if W is None else W  # runs that go on keep theirs, to the last bit
     else:
         W = array("W", W, shape)
     if output_bias is not None and not network.output_bias:

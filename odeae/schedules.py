@@ -53,6 +53,11 @@ class CosineSchedule(eqx.Module):
         self.end = scalar("end", end, above=0.0)
         self.final = scalar("final", final, at_least=0.0)
 
+    @property
+    def jumps(self) -> Float[Real, " jumps"]:
+        """The end, where its curvature jumps: the solver's step is to end there as well."""
+        return self.end[None]
+
     @in_float64
     def __call__(self, t):
         """Return the factor at time t."""

@@ -103,14 +103,18 @@ def test_held_out_inputs_are_corrupted_too():
     assert np.mean(runs.error - runs.error_clean) > 10.0 * gap.std() / np.sqrt(40)
 
 
-def test_noise_of_the_inputs_is_resumed_exactly():
-    p = problem(noise=2.0, bias=True, output_bias=True, activation="relu")
-    state = odeae.random_state(p, 0.5, 0.5, bias=0.3)
+@pytest.mark.parametrize("tied", [False, True])
+def test_noise_of_the_inputs_is_resumed_exactly(tied):
+    """To the last bit, also where W follows from V by a rounding of its own."""
+    gain = 1.3 if tied else 1.0
+    p = problem(2.0, activation="relu", bias=True, output_bias=True, tied=tied, gain=gain)
+    state = odeae.random_state(p, decoder_std=0.5, bias=0.3)
     whole = odeae.simulate(p, state, TIMES, runs=2)
     half = odeae.simulate(p, state, TIMES[:2], runs=2)
     rest = odeae.simulate(p, None, TIMES[2:], weights=half.weights)
     assert_array_equal(rest.error, whole.error[:, 2:])
     assert_array_equal(rest.test_error, whole.test_error[:, 2:])
+    assert_array_equal(rest.Q1, whole.Q1[:, 2:])
     assert np.any(whole.weights.weights.output_bias != 0.0)
 
 
