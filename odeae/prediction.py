@@ -14,7 +14,7 @@ from odeae.diffusion import refusal
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, leading_spikes
 from odeae.rules import AbstractRule, generalisation_error
-from odeae.schedules import check_schedule, jump_times
+from odeae.schedules import check_schedule, jump_times, longest_step
 from odeae.spectrum import Spectrum
 from odeae.state import Components, Inputs, State, densities, field_variances, order_parameters
 from odeae.trajectory import Status, Trajectory, settings_json
@@ -99,16 +99,16 @@ def _max_norm(y):
 
 @eqx.filter_jit
 def _solve(equations, state, times, rtol, atol, solver, max_steps, adjoint, progress):
-    y0 = equations.pack(state)
+    y0, schedule = equations.pack(state), equations.rule.schedule
     if atol is None:
         atol = 0.1 * rtol * _smallest_scale(state)
     # The smallest step is only there to end a solve whose every step is NaN. Coefficients: at
     # equal error 15 % faster than diffrax's default, as hardly a step is rejected.
     controller = diffrax.PIDController(
         rtol=rtol, atol=atol, norm=_max_norm, pcoeff=0.4, icoeff=0.3,
-        dtmin=1e-100 * times[-1], force_dtmin=False,
+        dtmin=1e-100 * times[-1], force_dtmin=False, dtmax=longest_step(schedule, times[-1]),
     )  # fmt: skip
-    jumps = jump_times(equations.rule.schedule)
+    jumps = jump_times(schedule)
     if jumps is not None:
         controller = diffrax.ClipStepSizeController(controller, jump_ts=jumps)
     solution = diffrax.diffeqsolve(

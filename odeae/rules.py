@@ -175,7 +175,8 @@ class SGD(AbstractRule):
     "decoder"; tied weights have one rate, `lr`. Biases are trained in any case: hidden ones at
     `lr_bias`, the output bias at the decoder's rate.
     `schedule`: a factor of all rates as a function of t = steps/D (not of the decay), for example
-    `CosineSchedule(end=200)`; None keeps them constant.
+    `CosineSchedule(end=200)`; None keeps them constant. A function of your own that does something
+    within less than a thousandth of the last time says when in an attribute `jumps`.
 
     Raises `ValueError` unless lr > 0, the other rates and the decay are ≥ 0, and all are finite.
     """

@@ -82,7 +82,11 @@ class PowerLawSchedule(eqx.Module):
 
 
 class FunctionSchedule(eqx.Module):
-    """A schedule given as a JAX function t → factor; a new function compiles anew."""
+    """A schedule given as a JAX function t → factor; a new function compiles anew.
+
+    What it does within less than a thousandth of the last time may be passed over, unless it says
+    when, in an attribute `jumps`.
+    """
 
     fn: Callable = eqx.field(static=True)
 
@@ -121,7 +125,17 @@ def jump_times(schedule: Any) -> Real | None:
     if times is None:
         return None
     times = array("jumps", times, (None,))
+    if times.shape[0] == 0:
+        return None
     return times if is_traced(times) else np.unique(times)
+
+
+def longest_step(schedule: Any, end: Any) -> Any:
+    """Longest step for the solver, None for any: it must not pass over what a function does.
+
+    Where the rates vanish nothing but the schedule changes, and no error estimate sees it coming.
+    """
+    return None if schedule is None or type(schedule) in SCHEDULES.values() else end / 1000.0
 
 
 def check_schedule(schedule: Any, end: Any) -> None:
