@@ -311,10 +311,10 @@ def predict(values: dict[str, Any], as_json: bool) -> None:
     """Predict the learning curve from a spectrum: the theory alone."""
     import numpy as np
 
-    from odeae.trajectory import Status
-
     _check_outputs(values)
     _start_jax()
+    from odeae.trajectory import Status
+
     problem = config.build_problem(values)
     theory = _predict(values, problem, config.build_times(values, 200))
     if as_json:
@@ -383,13 +383,13 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
 @_command(config.COMMON, config.SOLVE, config.RUNS, config.OUTPUT)
 def compare(values: dict[str, Any], as_json: bool) -> None:
     """Theory and simulation from one start, and how far they are apart."""
-    from odeae.comparison import compare as compare_
-
     _check_outputs(values)
     if values["resume"] is not None:
         raise ValueError("--resume is for `odeae simulate`: a comparison needs the common start")
     _check_runs(values["runs"])
     _start_jax()
+    from odeae.comparison import compare as compare_
+
     problem = config.build_problem(values)
     times = config.build_times(values, 30, problem.spectrum.dim)
     theory = _predict(values, problem, _denser(times))

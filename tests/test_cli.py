@@ -345,6 +345,22 @@ def test_existing_output_needs_overwrite(shell, tmp_path):
     assert shell("predict", *SMALL, "-o", "a.nc", "--overwrite")[0] == 0
 
 
+def test_no_command_imports_equinox_before_its_settings_are_made(tmp_path):
+    """Imported earlier, its run-time errors keep compiled programs out of the cache."""
+    code = (
+        "import sys, odeae.cli as c\n"
+        "def start():\n    assert 'equinox' not in sys.modules, sys.argv\n    raise SystemExit(7)\n"
+        "c._start_jax = start\n"
+        "for command in ('predict', 'simulate', 'compare', 'validate', 'demo', 'spectrum'):\n"
+        "    sys.argv = ['odeae', command] + (['x.npy'] if command == 'spectrum' else [])\n"
+        "    try: c.main()\n    except SystemExit as stop: assert stop.code == 7, command\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_names_every_flag_and_starts_without_jax(tmp_path):
     code = "import sys, odeae.cli as c; sys.argv = ['odeae', 'compare', '--help']\n"
     code += "try: c.main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
