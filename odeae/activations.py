@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from odeae.checks import array, scalar
 from odeae.checks import covariance as check_covariance
-from odeae.gaussian import angle, bvn_excess, det2, normal_pdf, safe_ratio, safe_sqrt
+from odeae.contractions import diagonal
+from odeae.gaussian import angle, arcsine, bvn_excess, det2, normal_pdf, safe_ratio, safe_sqrt
 from odeae.precision import Real, in_float64, is_traced
 from odeae.words import one_of
 
@@ -70,16 +71,19 @@ class AbstractActivation(eqx.Module):
 
     @in_float64
     def averages(
-        self, Q: Float[Real, "hidden hidden"], b: Float[Real, " hidden"] | None = None
+        self,
+        Q: Float[Real, "hidden hidden *lanes"],
+        b: Float[Real, "hidden *lanes"] | None = None,
     ) -> Averages:
         """Return all averages at field covariance Q (K, K) and biases b (K,); None means no bias.
 
         Raises `ValueError` if concrete values are no covariance: not square, not symmetric, not
         positive semi-definite (pair by pair, beyond rounding). Source: docs/theory.md §3.
         """
-        Q = jnp.asarray(check_covariance("Q", Q))
-        b = None if b is None else jnp.asarray(array("b", b, (Q.shape[0],)))
-        self.check_variance(jnp.diagonal(Q))
+        if not (is_traced(Q) and Q.ndim == 3):  # lanes come from a solve alone
+            Q = jnp.asarray(check_covariance("Q", Q))
+            b = None if b is None else jnp.asarray(array("b", b, (Q.shape[0],)))
+            self.check_variance(jnp.diagonal(Q))
         return _averages(self, Q, b)
 
     def check_variance(self, q) -> None:
@@ -92,7 +96,7 @@ class AbstractActivation(eqx.Module):
 
 @eqx.filter_jit
 def _averages(activation, Q, b):
-    return Averages(*activation.slopes(jnp.diagonal(Q), b), *activation.pairs(_views(Q, b)))
+    return Averages(*activation.slopes(diagonal(Q), b), *activation.pairs(_views(Q, b)))
 
 
 class Erf(AbstractActivation):
@@ -128,7 +132,8 @@ class Erf(AbstractActivation):
         root = jnp.sqrt(1.0 + q1 + q2 + jnp.maximum(det2(q1, q12, q12, q2), 0.0))
         if b1 is None or b2 is None:
             P = (2.0 / np.pi) / root
-            return (2.0 / np.pi) * jnp.arctan2(q12, root), P, -q12 * P / v1, jnp.zeros_like(P)
+            G = (2.0 / np.pi) * arcsine(q12, root, jnp.sqrt(v1) * jnp.sqrt(v2))
+            return G, P, -q12 * P / v1, jnp.zeros_like(P)
         s1, s2 = jnp.sqrt(v1), jnp.sqrt(v2)
         h1, h2 = b1 / s1, b2 / s2
         h1_given_2 = (b1 + det2(b1, b2, q12, q2)) / (s2 * root)
@@ -425,7 +430,7 @@ def activation(name: str) -> AbstractActivation:
 
 
 def _views(Q, b):
-    q = jnp.diagonal(Q)
+    q = diagonal(Q)
     if b is None:
         return Pairs(q[:, None], q[None, :], Q, None, None)
     return Pairs(q[:, None], q[None, :], Q, b[:, None], b[None, :])

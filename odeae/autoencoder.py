@@ -79,14 +79,16 @@ class Autoencoder(eqx.Module):
         encoder = self.gain * decoder if self.tied else columns[:, :K]
         return Modes(encoder, decoder, columns[:, -1] if self.output_bias else None)
 
-    def pack(self, modes: Modes) -> Float[Real, " numbers"]:
+    def pack(self, modes: Modes) -> Float[Real, "numbers *lanes"]:
         """The same in one vector, matrix by matrix: contiguous ones are faster."""
-        return jnp.concatenate([part.ravel() for part in self._parts(modes)])
+        lanes = modes.decoder.shape[2:]
+        return jnp.concatenate([part.reshape(-1, *lanes) for part in self._parts(modes)])
 
-    def unpack(self, vector: Float[Real, " numbers"], rows: int) -> Modes:
+    def unpack(self, vector: Float[Real, "numbers *lanes"], rows: int) -> Modes:
         """Rows of what `pack` made."""
+        shape = (rows, self.hidden, *vector.shape[1:])
         n = rows * self.hidden
-        matrices = [vector[i * n : (i + 1) * n].reshape(rows, -1) for i in range(2 - self.tied)]
+        matrices = [vector[i * n : (i + 1) * n].reshape(shape) for i in range(2 - self.tied)]
         output = vector[len(matrices) * n :] if self.output_bias else None
         encoder = self.gain * matrices[0] if self.tied else matrices[0]
         return Modes(encoder, matrices[-1], output)

@@ -18,6 +18,13 @@ _NODES, _WEIGHTS = 0.5 * (_NODES + 1.0), 0.5 * _WEIGHTS  # Gauss-Legendre on [0,
 # Below this |correlation| the Plackett integral is smooth enough for 20 nodes.
 _PLACKETT_LIMIT = 0.75
 
+# arctan(x)/x in powers of x², interpolated at Chebyshev nodes of 0 ≤ x ≤ tan(π/8): good to 4e-18.
+_ARCTAN = (
+    1.0, -0.3333333333333312, 0.19999999999940893, -0.14285714279250245, 0.11111110744919658,
+    -0.09090896809064027, 0.07692045330902225, -0.06662951813629191, 0.05846878297330872,
+    -0.05035102456601552, 0.03796525745386593, -0.017805397205419446,
+)  # fmt: skip
+
 # Stands for ±∞ where a finite number is needed: its density is exactly 0, Φ exactly 0 or 1.
 _FAR = 1e100
 
@@ -90,6 +97,20 @@ def angle(sine: Float[Real, "..."], cosine: Float[Real, "..."]) -> Float[Real, "
     """Return atan2(sine, cosine) ∈ [0, π] for sine ≥ 0; π/2 where both are 0, with derivative 0."""
     null = (sine == 0) & (cosine == 0)
     return jnp.where(null, np.pi / 2, jnp.arctan2(jnp.where(null, 1.0, sine), cosine))
+
+
+def arcsine(sine: Real, cosine: Real, norm: Real) -> Real:
+    """Return θ ∈ [−π/2, π/2] of sine = norm sin θ, cosine = norm cos θ ≥ 0, to 4e-16.
+
+    tan(θ/4) is at most tan(π/8), where a polynomial does: three times faster than atan2.
+    """
+    half = sine / (cosine + norm)
+    quarter = half / (1.0 + jnp.sqrt(1.0 + half * half))
+    z = quarter * quarter
+    series = jnp.full_like(z, _ARCTAN[-1])
+    for coefficient in _ARCTAN[-2::-1]:
+        series = series * z + coefficient
+    return 4.0 * quarter * series
 
 
 def _outer(x, nodes):

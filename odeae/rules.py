@@ -11,6 +11,7 @@ from jaxtyping import Float
 from odeae.activations import Linear, mean_output, mean_slope, overlap
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import flag, scalar
+from odeae.contractions import computed_once, diagonal, lower, mixed, on_diagonal
 from odeae.diffusion import gradient_covariance
 from odeae.precision import Real, in_float64, is_traced
 from odeae.schedules import as_schedule
@@ -21,20 +22,21 @@ from odeae.words import one_of
 def generalisation_error(
     network: Autoencoder,
     total: Overlaps,
-    bias: Float[Real, " hidden"],
-    trace: Float[Real, ""],
-) -> Float[Real, ""]:
+    bias: Float[Real, "hidden *lanes"],
+    trace: Float[Real, "*lanes"],
+) -> Float[Real, "*lanes"]:
     """e = ½ tr Ω/D − Σ_k c_k R_kk + ½ Σ_kl T0_kl G_kl (docs/theory.md §4), `trace` = tr Ω/D.
 
     An output bias adds Σ_k T0_k0 ⟨g_k⟩ + ½ T0_00 (§5). Exact at every D for Gaussian inputs.
     """
-    q, b = jnp.diagonal(total.Q1), bias if network.bias else None
+    q, b = diagonal(total.Q1), bias if network.bias else None
     c = mean_slope(network.activation, q, b)
     G = overlap(network.activation, total.Q1, b)
-    e = 0.5 * trace - c @ jnp.diagonal(total.R1) + 0.5 * jnp.sum(total.T0 * G)
+    explained = jnp.sum(c * diagonal(total.R1), axis=0)
+    e = 0.5 * trace - explained + 0.5 * jnp.sum(total.T0 * G, axis=(0, 1))
     if total.output is not None:
-        t0 = total.output.T0
-        e = e + t0[:-1] @ mean_output(network.activation, q, b) + 0.5 * t0[-1]
+        t0, mean = total.output.T0, mean_output(network.activation, q, b)
+        e = e + jnp.sum(t0[:-1] * mean, axis=0) + 0.5 * t0[-1]
     return e
 
 
@@ -62,17 +64,11 @@ class AbstractRule(eqx.Module):
         """Factor of all rates at t = steps/D."""
         return 1.0 if self.schedule is None else self.schedule(t)
 
-    def seen(self, pairs: Float[Real, "hidden hidden"]) -> Float[Real, "hidden hidden"]:
+    def seen(self, pairs: Float[Real, "hidden hidden *lanes"]) -> Real:
         """m_ka × a pair quantity: 0 where neuron k doesn't see neuron a (docs/theory.md §5)."""
         if self.feedback == "all":
             return pairs
-        return jnp.tril(pairs) if self.feedback == "lower" else jnp.zeros_like(pairs)
-
-    def _outputs(self, rows: Any, pairs: Any) -> Any:
-        """Σ_a m_ka pairs_ka rows_a for symmetric pairs, which saves a transposition."""
-        if self.feedback == "none":
-            return jnp.zeros_like(rows)
-        return rows @ (jnp.triu(pairs) if self.feedback == "lower" else pairs)
+        return lower(pairs) if self.feedback == "lower" else jnp.zeros_like(pairs)
 
     def drift(self, network: Autoencoder, inputs: Inputs, state: State, factor: Any = 1.0) -> State:
         """Return d(state)/dt: the equations of motion of docs/theory.md §4 and §5.
@@ -89,33 +85,38 @@ class AbstractRule(eqx.Module):
         rho = jnp.concatenate([inputs.spikes, inputs.bulk])[:, None]
         lr_w, lr_u, lr_b, lr_0 = (factor * rate for rate in self.rates(network))
         total = total_overlaps(state, inputs)
-        q, R = jnp.diagonal(total.Q1), jnp.diagonal(total.R1)
+        q, R = diagonal(total.Q1), diagonal(total.R1)
         b = state.bias if network.bias else None
         a = network.activation.averages(total.Q1, b)
-        T0, c = self.seen(total.T0), a.c[None, :]
+        T0 = self.seen(total.T0)
         own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
         back = a.c_b * R - jnp.sum(T0 * a.B, axis=1)
-        decoder = rho * c * w - self._outputs(u, a.G)
-        output = None
-        if rows.output is not None and total.output is not None:
+        mean = None
+        if total.output is not None:
             mean, T0_0 = mean_output(network.activation, q, b), total.output.T0[:-1]
             own, back = own - T0_0 * a.c_b, back - T0_0 * a.c
-            decoder = decoder - rows.output[:, None] * mean[None, :]
-            output = -lr_0 * (u @ mean + rows.output) - self.weight_decay * rows.output
-        encoder = rho * c * u + (rho + inputs.noise) * (
-            own[None, :] * w - self._outputs(w, total.T0 * a.P)
+        # All that there is of pairs, with the rates: the rows, of which there are many, come last.
+        pull, push = on_diagonal(own) - T0 * a.P, self.seen(a.G)
+        from_u, from_w, to_w, to_u, back, mean = computed_once(
+            (lr_w * a.c, lr_u * a.c, lr_w * pull, lr_u * push, back, mean)
         )
+        encoder = rho * (from_u[None] * u) + (rho + inputs.noise) * mixed(w, to_w)
+        decoder = rho * (from_w[None] * w) - mixed(u, to_u)
+        output = None
+        if rows.output is not None and mean is not None:
+            decoder = decoder - lr_u * rows.output[:, None] * mean[None]
+            output = -lr_0 * (jnp.sum(u * mean[None], axis=1) + rows.output)
+            output = output - self.weight_decay * rows.output
         if network.tied:
-            du = lr_u * decoder + network.gain * lr_w * encoder - self.weight_decay * u
+            du = decoder + network.gain * encoder - self.weight_decay * u
             dw = network.gain * du
         else:
-            dw = lr_w * encoder - self.weight_decay * w
-            du = lr_u * decoder - self.weight_decay * u
+            dw = encoder - self.weight_decay * w
+            du = decoder - self.weight_decay * u
         db = lr_b * back if network.bias else 0.0 * state.bias
         added = state.diffusion
         if added is not None:  # the same map as dw, and what the steps of SGD make anew
-            pull = self.weight_decay * jnp.eye(network.hidden)
-            A = lr_w * inputs.noise * (jnp.diag(own) - T0 * a.P) - pull
+            A = inputs.noise * to_w - self.weight_decay * jnp.eye(network.hidden)
             made = gradient_covariance(network, total, state.bias, T0)
             added = A @ added + added @ A.T + lr_w**2 * inputs.noise * made
         return State.from_rows(Modes(dw, du, output), inputs.spikes.shape[0], db, added)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from odeae.contractions import gram
 from odeae.precision import Real
 from odeae.spectrum import Spectrum
 
@@ -129,16 +130,18 @@ class Components(eqx.Module):
     decoder: Float[Real, "*batch components hidden"]
 
 
-def overlaps(modes: Modes, rho: Float[Real, " modes"], inputs: Inputs) -> Overlaps:
+def overlaps(modes: Modes, rho: Float[Real, "modes *lanes"], inputs: Inputs) -> Overlaps:
     """Order parameters of rows with scaled eigenvalues `rho` (docs/theory.md §2 and §5)."""
     w, u, output = modes.encoder, modes.decoder, None
-    weighted = rho[:, None] * u
     if modes.output is not None:
-        u0 = modes.output
-        both = jnp.concatenate([u, u0[:, None]], axis=1)
-        output = OutputOverlaps((rho * u0) @ w, (rho * u0) @ both, u0 @ both)
-    Q1 = w.T @ ((rho + inputs.noise)[:, None] * w)
-    return Overlaps(Q1, weighted.T @ w, weighted.T @ u, u.T @ u, w.T @ w / inputs.dim, output)
+        u0 = modes.output[:, None]
+        both = jnp.concatenate([u, u0], axis=1)
+        output = OutputOverlaps(
+            *(x[0] for x in (gram(u0, w, rho), gram(u0, both, rho), gram(u0, both)))
+        )
+    Q0 = gram(w, w) / inputs.dim
+    Q1 = gram(w, w, rho + inputs.noise)
+    return Overlaps(Q1, gram(u, w, rho), gram(u, u, rho), gram(u, u), Q0, output)
 
 
 def order_parameters(state: State, inputs: Inputs) -> OrderParameters:
