@@ -16,7 +16,15 @@ from odeae.problem import Problem, check_state, leading_spikes
 from odeae.rules import AbstractRule, generalisation_error
 from odeae.schedules import check_schedule, jump_times, longest_step
 from odeae.spectrum import Spectrum
-from odeae.state import Components, Inputs, State, densities, field_variances, order_parameters
+from odeae.state import (
+    Components,
+    Inputs,
+    OrderParameters,
+    State,
+    densities,
+    field_variances,
+    order_parameters,
+)
 from odeae.trajectory import Status, Trajectory, settings_json
 
 MAX_STEPS = 100_000
@@ -24,7 +32,7 @@ MAX_STEPS = 100_000
 HUGE = 1e50
 
 
-class _Equations(eqx.Module):
+class Equations(eqx.Module):
     """What the vector field needs: nothing of size D, and no D that would make it compile again."""
 
     rule: AbstractRule
@@ -41,7 +49,7 @@ class _Equations(eqx.Module):
             parts.append(state.bias)
         if state.diffusion is not None:
             parts.append(state.diffusion.ravel())
-        return jnp.concatenate(parts)
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def state(self, y) -> State:
         hidden, width = self.network.hidden, self.network.width
@@ -49,19 +57,19 @@ class _Equations(eqx.Module):
         rows = split + self.inputs.bulk.shape[0]
         modes = self.network.unpack(y[: rows * width], rows)
         rest = y[rows * width :]
-        bias = rest[:hidden] if self.network.bias else jnp.zeros(hidden)
+        bias = rest[:hidden] if self.network.bias else jnp.zeros((hidden, *y.shape[1:]))
         added = rest[-(hidden**2) :].reshape(hidden, hidden) if self.diffusion else None
         return State.from_rows(modes, split, bias, added)
 
 
 # Module-level functions: a fresh lambda per call would make every call compile again.
-def _vector_field(t, y, equations: _Equations):
+def vector_field(t, y, equations: Equations):
     rule = equations.rule
     drift = rule.drift(equations.network, equations.inputs, equations.state(y), rule.factor(t))
     return equations.pack(drift)
 
 
-def _measure(y, equations: _Equations):
+def _measure(y, equations: Equations):
     state = equations.state(y)
     saved = along = None
     if equations.bins is not None:
@@ -77,42 +85,52 @@ def _is_small(y0) -> bool:
     return y0.shape[0] <= 2**16
 
 
-def _save(t, y, equations: _Equations):
+def _save(t, y, equations: Equations):
     return y if _is_small(y) else _measure(y, equations)
 
 
-def _is_huge(t, y, equations: _Equations):
+def _is_huge(t, y, equations: Equations):
     return ~(jnp.max(jnp.abs(y)) < HUGE)
 
 
-def _stop(t, y, equations: _Equations, **kwargs):
+def _stop(t, y, equations: Equations, **kwargs):
     q = field_variances(equations.state(y), equations.inputs)
     # A step can't end where the averages are not resolved, so stop just before.
     return ~equations.network.activation.resolves(1.001 * q) | _is_huge(t, y, equations)
 
 
-def _max_norm(y):
+def max_norm(y):
     # An RMS norm would be diluted by the passive rows of the bulk. NaN must count as infinite:
     # the next step would be NaN too, and no step after it would ever be accepted.
     return jnp.max(jnp.where(jnp.isnan(y), jnp.inf, jnp.abs(y)))
 
 
-@eqx.filter_jit
-def _solve(equations, state, times, rtol, atol, solver, max_steps, adjoint, progress):
+def solve_one(
+    equations: Equations,
+    state: State,
+    times: Any,
+    rtol: Any,
+    atol: Any,
+    solver: diffrax.AbstractSolver,
+    max_steps: int,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    progress: diffrax.AbstractProgressMeter | None = None,
+) -> tuple[OrderParameters, Any, Any, Any, Any, Any, Any]:
+    """One solve: order parameters, biases, densities, components, error, status, stop time."""
     y0, schedule = equations.pack(state), equations.rule.schedule
     if atol is None:
-        atol = 0.1 * rtol * _smallest_scale(state)
+        atol = 0.1 * rtol * smallest_scale(state)
     # The smallest step is only there to end a solve whose every step is NaN. Coefficients: at
     # equal error 15 % faster than diffrax's default, as hardly a step is rejected.
     controller = diffrax.PIDController(
-        rtol=rtol, atol=atol, norm=_max_norm, pcoeff=0.4, icoeff=0.3,
+        rtol=rtol, atol=atol, norm=max_norm, pcoeff=0.4, icoeff=0.3,
         dtmin=1e-100 * times[-1], force_dtmin=False, dtmax=longest_step(schedule, times[-1]),
     )  # fmt: skip
     jumps = jump_times(schedule)
     if jumps is not None:
         controller = diffrax.ClipStepSizeController(controller, jump_ts=jumps)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_vector_field),
+        diffrax.ODETerm(vector_field),
         solver,
         t0=0.0,
         t1=times[-1],
@@ -129,8 +147,8 @@ def _solve(equations, state, times, rtol, atol, solver, max_steps, adjoint, prog
         event=diffrax.Event(_stop),
         max_steps=max_steps,
         throw=False,
-        adjoint=adjoint,
-        progress_meter=progress,
+        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+        progress_meter=diffrax.NoProgressMeter() if progress is None else progress,
     )
     assert solution.ys is not None
     assert solution.ts is not None
@@ -160,6 +178,21 @@ def _solve(equations, state, times, rtol, atol, solver, max_steps, adjoint, prog
         lambda total, b: generalisation_error(equations.network, total, b, equations.inputs.trace)
     )(parameters.total(), bias)
     return parameters, bias, at_modes, along, error, status, stop_time
+
+
+_solve = eqx.filter_jit(solve_one)
+
+
+def check_solver(solver: Any) -> diffrax.AbstractSolver:
+    """Return a solver that estimates its error, Tsit5 for None."""
+    if solver is None:
+        return diffrax.Tsit5()
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            "`solver` must be a diffrax solver that estimates its error, such as diffrax.Dopri8() "
+            f"or diffrax.Kvaerno5(), got {solver!r}"
+        )
+    return solver
 
 
 @in_float64
@@ -206,18 +239,12 @@ def predict(
     if not is_traced(rtol) and rtol > 0.1:
         raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
     atol = None if atol is None else scalar("atol", atol, above=0.0)
-    if solver is None:
-        solver = diffrax.Tsit5()
-    elif not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(
-            "`solver` must be a diffrax solver that estimates its error, such as diffrax.Dopri8() "
-            f"or diffrax.Kvaerno5(), got {solver!r}"
-        )
+    solver = check_solver(solver)
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
     check_schedule(problem.rule.schedule, times[-1])
     full = problem.spectrum
     spectrum = Spectrum(full.spikes, full.bulk, full.multiplicity)  # nothing of size D
-    equations = _Equations(
+    equations = Equations(
         problem.rule,
         problem.autoencoder,
         problem.inputs(),
@@ -233,8 +260,8 @@ def predict(
         atol,
         solver,
         max_steps,
-        diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        diffrax.TqdmProgressMeter() if progress else diffrax.NoProgressMeter(),
+        adjoint,
+        diffrax.TqdmProgressMeter() if progress else None,
     )
     if is_traced((status, problem)):  # a batch must not copy a basis for every lane
         problem = eqx.tree_at(lambda p: p.spectrum, problem, spectrum)
@@ -262,7 +289,7 @@ def predict(
     )
 
 
-def _smallest_scale(state: State):
+def smallest_scale(state: State):
     """Smallest non-zero root mean square among the parts of the rows, at most 1.
 
     Rows of a trained network are of order one, however large they began.

@@ -1,0 +1,456 @@
+"""Many small problems of one shape at once: every lane has its own time, step and fate.
+
+A solve of one small problem spends its time between instructions, not in them. Here the same
+numbers of different problems (lanes) lie side by side, so that one vector instruction serves many,
+while each lane takes the steps that it would take alone: step control, acceptance, failure and
+saving are its own. A fixed number of slots is served from a queue: when a lane ends, the next one
+takes its slot, so that no lane waits for a stiffer one. As no number of a lane depends on another
+lane, its curve is the same, to the last bit, whoever its neighbours are.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odeae.activations import Quadrature
+from odeae.contractions import computed_once
+from odeae.precision import Real
+from odeae.prediction import HUGE, Equations, max_norm, smallest_scale, solve_one, vector_field
+from odeae.rules import generalisation_error
+from odeae.schedules import jump_times, longest_step
+from odeae.state import Overlaps, State, total_overlaps
+from odeae.trajectory import Status
+
+# What can be saved beside the error.
+QUANTITIES = ("error", "error_clean", "Q1", "R1", "T1", "T0", "Q0", "bias")
+# Numbers that slots hold on a CPU: XLA's cost per operation is small, and the stages of a step
+# still fit into a core's cache. Larger problems are better solved one after another.
+NUMBERS = 4096
+MOST_SLOTS = 64
+ROUND = 8  # steps that all slots try for one round of diffrax's own book-keeping
+# Rounds that lanes take together before they queue: a first step passes many times (they are
+# usually spaced evenly in log t), and to save them costs the same for one lane or all.
+FIRST_ROUNDS = 3
+IN_WORK = -1  # beside the values of `Status`
+
+
+class Lane(NamedTuple):
+    """Where lanes stand, beside their rows: leaves (…, S), the lane axis last."""
+
+    equations: Any
+    t: Real
+    k: Real  # (numbers, S) drift at t
+    dt: Real  # next step
+    control: Any  # of diffrax's step control
+    atol: Real
+    steps: Real  # steps tried
+    saved: Real  # how many times are saved
+    measured: Any  # leaves (T, …, S)
+    status: Real
+
+
+class Slots(NamedTuple):
+    """Lanes in work, and the queue they come from: all n lanes, and the first that waits."""
+
+    work: Lane  # S lanes
+    number: Real = None  # (S,) which; n for none
+    rows: Real = None  # (numbers, n)
+    lanes: Lane | None = None  # n lanes
+    waiting: Real = None
+
+
+class Common(NamedTuple):
+    """What all lanes share."""
+
+    times: Real
+    rtol: Real
+    max_steps: Real
+
+
+class Here(NamedTuple):
+    """Arguments of the vector field: whose it is and when, as diffrax knows no times of lanes."""
+
+    equations: Any
+    t: Real
+    common: Common | None = None
+
+
+def _field(_, y, here: Here):
+    """The drift of every lane's rows y (numbers, S) at its own time."""
+    (y,) = computed_once((y,))
+    equations, rule, factor = here.equations, here.equations.rule, 1.0
+    if rule.schedule is not None:
+        factor = jax.vmap(lambda schedule, t: schedule(t), in_axes=(-1, 0))(rule.schedule, here.t)
+    state = equations.state(y)
+    return equations.pack(rule.drift(equations.network, equations.inputs, state, factor))
+
+
+def _controller(rtol, atol, schedule, end):
+    return diffrax.PIDController(
+        rtol=rtol, atol=atol, norm=max_norm, pcoeff=0.4, icoeff=0.3,
+        dtmin=1e-100 * end, force_dtmin=False, dtmax=longest_step(schedule, end),
+    )  # fmt: skip
+
+
+class Lanes(diffrax.AbstractSolver):
+    """An explicit Runge-Kutta pair for lanes; diffrax's "time" counts rounds of steps.
+
+    `pair`: the diffrax solver whose tableau and interpolation it takes. `measure` maps equations
+    and rows (numbers, S) to what is saved, leaves (…, S).
+    """
+
+    pair: Any
+    measure: Callable = eqx.field(static=True)
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+
+    def order(self, terms):
+        """Return the order of the pair."""
+        return self.pair.order(terms)
+
+    def init(self, terms, t0, t1, y0, args):
+        """Refuse: lanes begin where `solve_lanes` says."""
+        raise NotImplementedError
+
+    def func(self, terms, t0, y0, args):
+        """Return the drift of the rows."""
+        return terms.vf(t0, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """Let every lane in work try `ROUND` steps, then serve the queue, if there is one."""
+
+        def attempt(_, carry):
+            return self._attempt(terms, *carry, args.common)
+
+        y, work = jax.lax.fori_loop(0, ROUND, attempt, (y0, solver_state.work))
+        slots, result = solver_state._replace(work=work), diffrax.RESULTS.successful
+        if slots.lanes is not None:
+            y, slots = _serve(y, slots)
+            done = jnp.all(slots.work.status != IN_WORK)
+            # Of the results that end a solve, events are found outside of the solver alone.
+            result = diffrax.RESULTS.where(done, diffrax.RESULTS.max_steps_reached, result)
+        return y, None, dict(y0=y0, y1=y), slots, result
+
+    def _attempt(self, terms, y, lane: Lane, common: Common):
+        tableau, end = self.pair.tableau, common.times[-1]
+        h = jnp.minimum(lane.dt, end - lane.t)
+        new_t = jnp.where(h < lane.dt, end, lane.t + h)
+        stages, y1 = [lane.k], y
+        for c, row in zip(tableau.c, tableau.a_lower, strict=True):
+            y1 = y + h * _combined(row, stages)
+            stages.append(terms.vf(0.0, y1, Here(lane.equations, lane.t + c * h)))
+        error = h * _combined(tableau.b_error, stages)
+        size = jnp.maximum(jnp.abs(y), jnp.abs(y1))
+        error = _largest(jnp.abs(error) / (lane.atol + common.rtol * size))
+        keep, dt, control, alive = self._control(lane, new_t, error, end)
+        finite = _largest(size) < HUGE
+        accept = (lane.status == IN_WORK) & keep & finite
+        measured, saved = self._save(y, lane, h, new_t, stages, accept, common.times)
+        t, steps = jnp.where(accept, new_t, lane.t), lane.steps + 1
+        status = jnp.select(
+            [accept & (t >= end), ~alive | (keep & ~finite), steps >= common.max_steps],
+            [Status.OK, Status.DIVERGED, Status.BUDGET],
+            IN_WORK,
+        )
+        lane = lane._replace(
+            t=t,
+            k=jnp.where(accept, stages[-1], lane.k),
+            dt=dt,
+            control=control,
+            steps=steps,
+            saved=saved,
+            measured=measured,
+            status=jnp.where(lane.status == IN_WORK, status, lane.status),
+        )
+        return jnp.where(accept, y1, y), lane
+
+    def _control(self, lane: Lane, new_t, error, end):
+        """Return what diffrax's own step control says to each lane's scaled error."""
+
+        def of_lane(schedule, t, new_t, error, control):
+            controller, zero = _controller(0.0, 1.0, schedule, end), jnp.zeros(())
+            order = self.pair.error_order(None)
+            keep, t0, t1, _, control, result = controller.adapt_step_size(
+                t, new_t, zero, zero, None, error, order, control
+            )
+            return keep, t1 - t0, control, result == diffrax.RESULTS.successful
+
+        schedule = lane.equations.rule.schedule
+        return jax.vmap(of_lane, in_axes=(-1, 0, 0, 0, 0))(
+            schedule, lane.t, new_t, error, lane.control
+        )
+
+    def _save(self, y, lane: Lane, h, new_t, stages, accept, times):
+        """Measure the lanes whose step passed a time, until none has passed another."""
+        count, slot = times.shape[0], jnp.arange(h.shape[0])
+
+        def due(saved):
+            next_time = times[jnp.minimum(saved, count - 1)]
+            return accept & (saved < count) & (next_time <= new_t), next_time
+
+        def save(carry):
+            measured, saved = carry
+            is_due, next_time = due(saved)
+            weights = _interpolation(self.pair, (next_time - lane.t) / h)
+            (at_time,) = computed_once((y + h * _combined(weights, stages),))
+            row = jnp.where(is_due, saved, count)
+
+            def put(old, new):
+                new = jnp.moveaxis(new, -1, 0)
+                return old.at[row, ..., slot].set(new, mode="drop")
+
+            new = self.measure(lane.equations, at_time)
+            return jax.tree.map(put, measured, new), saved + is_due
+
+        return jax.lax.while_loop(
+            lambda carry: jnp.any(due(carry[1])[0]), save, (lane.measured, lane.saved)
+        )
+
+
+def _interpolation(pair, theta):
+    """Weights (stages, S) of the stages at fractions theta (S,) of a step."""
+    stages = len(pair.tableau.b_sol)
+    zero = jnp.zeros(stages)
+
+    def weights(theta):
+        unit = pair.interpolation_cls(t0=0.0, t1=1.0, y0=zero, y1=zero, k=jnp.eye(stages))
+        return unit.evaluate(theta)
+
+    return jax.vmap(weights, out_axes=-1)(theta)
+
+
+def _combined(weights, stages):
+    """Σ_i weights_i k_i without the terms that are known to be 0."""
+    return sum(
+        weight * stage
+        for weight, stage in zip(weights, stages, strict=True)
+        if np.ndim(weight) or weight != 0.0
+    )
+
+
+def _largest(values):
+    """Largest entry of each lane; NaN counts as infinite."""
+    values = jnp.where(jnp.isnan(values), jnp.inf, values)
+    # XLA on a CPU reduces more than 32 rows by a slow detour.
+    parts = [jnp.max(values[i : i + 32], axis=0) for i in range(0, values.shape[0], 32)]
+    return jnp.max(jnp.stack(parts), axis=0)
+
+
+def _serve(y, slots: Slots) -> tuple[Real, Slots]:
+    """Put back every lane that has ended, and give its slot to the next that waits."""
+    assert slots.lanes is not None
+    n = slots.rows.shape[-1]
+
+    def ended(slots):
+        return (slots.work.status != IN_WORK) & (slots.number < n)
+
+    def serve(carry):
+        y, slots = carry
+        slot = jnp.argmax(ended(slots))
+        number, waiting = slots.number[slot], slots.waiting
+
+        def move(source, i, target, j):  # column i to column j
+            def one(source, target):
+                column = jax.lax.dynamic_index_in_dim(source, i, -1)
+                return jax.lax.dynamic_update_slice_in_dim(target, column, j, -1)
+
+            return jax.tree.map(one, source, target)
+
+        lanes = move(slots.work, slot, slots.lanes, number)
+        # Where none waits, the last lane comes again, as one that has ended.
+        work = move(lanes, waiting, slots.work, slot)
+        idle = jnp.where(waiting < n, work.status[slot], Status.OK)
+        served = slots._replace(
+            work=work._replace(status=work.status.at[slot].set(idle)),
+            number=slots.number.at[slot].set(jnp.minimum(waiting, n)),
+            lanes=lanes,
+            waiting=waiting + 1,
+        )
+        return move(slots.rows, waiting, y, slot), served
+
+    return jax.lax.while_loop(lambda carry: jnp.any(ended(carry[1])), serve, (y, slots))
+
+
+def _begin(equations: Equations, state: State, common: Common, atol, pair, measure):
+    """One lane at t = 0: its rows, and where it stands."""
+    y, end = equations.pack(state), common.times[-1]
+    if atol is None:
+        atol = 0.1 * common.rtol * smallest_scale(state)
+    terms = diffrax.ODETerm(vector_field)
+    first, control = _controller(common.rtol, atol, equations.rule.schedule, end).init(
+        terms, 0.0, end, y, None, equations, pair.func, pair.error_order(terms)
+    )
+    now = measure(equations, y)
+    at_start = (jnp.arange(common.times.shape[0]) == 0) & (common.times[0] == 0.0)
+
+    def saved_at_start(x):
+        return jnp.where(at_start.reshape(-1, *[1] * x.ndim), x[None], jnp.nan)
+
+    lane = Lane(
+        equations=equations,
+        t=jnp.zeros(()),
+        k=vector_field(0.0, y, equations),
+        dt=first,
+        control=control,
+        atol=jnp.asarray(atol, float),
+        steps=jnp.zeros((), int),
+        saved=at_start[0].astype(int),
+        measured=jax.tree.map(saved_at_start, now),
+        status=jnp.where(end > 0, IN_WORK, Status.OK),
+    )
+    return y, lane
+
+
+def _columns(tree: Any, index: Any) -> Any:
+    return jax.tree.map(lambda x: x[..., index], tree)
+
+
+def _solve(pair, measure, y, slots: Slots, common: Common, rounds):
+    """Integrate the lanes in work: for some rounds, or until the queue is empty."""
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(_field),
+        Lanes(pair, measure),
+        t0=0.0,
+        t1=rounds,
+        dt0=1.0,
+        y0=y,
+        args=Here(slots.work.equations, slots.work.t, common),
+        solver_state=slots,
+        saveat=diffrax.SaveAt(t1=True, solver_state=True),
+        stepsize_controller=diffrax.ConstantStepSize(),
+        max_steps=None,
+        adjoint=diffrax.ForwardMode(),
+        throw=False,
+    )
+    assert solution.ys is not None
+    return solution.ys[0], solution.solver_state
+
+
+@eqx.filter_jit
+def solve_lanes(
+    equations: Equations,
+    states: State,
+    count: Any,
+    times: Real,
+    rtol: Real,
+    atol: Real | None,
+    max_steps: Real,
+    names: tuple[str, ...] = (),
+    slots: int | None = None,
+) -> tuple[dict[str, Real], Real, Real]:
+    """Integrate lanes of one shape and measure each at `times` (T,).
+
+    Leaves of `equations` and `states` have the lane axis, of size n, last; lanes from `count` on
+    only fill up the size that is compiled. `names`: what is saved beside the error. Returns that,
+    each (n, T, …), NaN where a lane did not come; status and stop_time (n,).
+    """
+    pair, common = diffrax.Tsit5(), Common(times, rtol, max_steps)
+    n = jax.tree.leaves(states)[0].shape[-1]
+    slots = min(n, _slots(equations) if slots is None else slots)
+
+    def measure(equations, y):
+        return quantities(names, equations, equations.state(y))
+
+    with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
+        y, lanes = jax.vmap(
+            lambda equations, state: _begin(equations, state, common, atol, pair, measure),
+            in_axes=-1,
+            out_axes=-1,
+        )(equations, states)
+        # The last group is made full by lanes that have ended already.
+        padding = jnp.minimum(jnp.arange(-(-n // slots) * slots), n - 1)
+        y, lanes = _columns((y, lanes), padding)
+        extra = jnp.arange(padding.shape[0]) >= jnp.minimum(count, n)
+        lanes = lanes._replace(status=jnp.where(extra, Status.OK, lanes.status))
+
+        def first_rounds(group):
+            y, slots = _solve(pair, measure, group[0], Slots(group[1]), common, float(FIRST_ROUNDS))
+            return y, slots.work
+
+        def grouped(x):
+            return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, slots), -2, 0)
+
+        def joined(x):
+            return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+
+        y, lanes = jax.tree.map(
+            joined, jax.lax.map(first_rounds, jax.tree.map(grouped, (y, lanes)))
+        )
+        number = jnp.arange(slots)
+        queue = Slots(_columns(lanes, number), number, y, lanes, jnp.asarray(slots))
+        _, queue = _solve(pair, measure, y[:, number], queue, common, 1e15)
+    lanes = _columns(queue.lanes, np.arange(n))
+    values = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), lanes.measured)
+    return values, lanes.status, lanes.t
+
+
+@eqx.filter_jit
+def solve_each(
+    equations: Equations,
+    states: State,
+    times: Real,
+    rtol: Real,
+    atol: Real | None,
+    solver: diffrax.AbstractSolver,
+    max_steps: int,
+    names: tuple[str, ...] = (),
+) -> tuple[dict[str, Real], Real, Real]:
+    """The same for any problem, one after another, as `predict` solves them."""
+
+    def one(lane):
+        equations, state = lane
+        parameters, bias, _, _, _, status, stop_time = solve_one(
+            equations, state, times, rtol, atol, solver, max_steps
+        )
+        values = jax.vmap(lambda total, bias: _named(names, equations, total, bias))(
+            parameters.total(), bias
+        )
+        return values, status, stop_time
+
+    first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (equations, states))
+    return jax.lax.map(one, first)
+
+
+def in_lanes(equations: Equations, solver: Any) -> bool:
+    """Whether such problems are solved side by side: small ones with closed averages."""
+    network, rule = equations.network, equations.rule
+    rows = equations.inputs.spikes.shape[0] + equations.inputs.bulk.shape[0]
+    return (
+        type(solver) is diffrax.Tsit5
+        and network.hidden <= 8
+        and rows * network.width <= NUMBERS // 8
+        and not isinstance(network.activation, Quadrature)
+        and jump_times(rule.schedule) is None
+    )
+
+
+def _slots(equations: Equations) -> int:
+    """How many lanes are in work at once; a power of two."""
+    if jax.default_backend() != "cpu":
+        return 1 << 30  # all
+    rows = equations.inputs.spikes.shape[0] + equations.inputs.bulk.shape[0]
+    fit = NUMBERS // (rows * equations.network.width)
+    return min(MOST_SLOTS, 1 << (fit.bit_length() - 1))
+
+
+def quantities(names: tuple[str, ...], equations: Equations, state: State) -> dict[str, Real]:
+    """The error and what else `names` says, of one problem or of lanes."""
+    return _named(names, equations, total_overlaps(state, equations.inputs), state.bias)
+
+
+def _named(names, equations: Equations, total: Overlaps, bias) -> dict[str, Real]:
+    network, inputs = equations.network, equations.inputs
+    clean = eqx.tree_at(lambda o: o.Q1, total, total.Q1 - inputs.noise * inputs.dim * total.Q0)
+    values = {"error": generalisation_error(network, total, bias, inputs.trace)}
+    for name in names:
+        if name == "error_clean":
+            values[name] = generalisation_error(network, clean, bias, inputs.trace)
+        else:
+            values[name] = bias if name == "bias" else getattr(total, name)
+    return values
