@@ -1,0 +1,902 @@
+"""The store of a sweep: no kill, power cut or full disk may spoil it, and nobody else's data."""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import plain
+import pytest
+import xarray
+import zarr
+
+from odeae import store
+from odeae.store import Layout, Variable, open_store
+
+# The layout and values of every test, also in the processes that are killed.
+MAKE = '''
+import numpy as np
+from odeae.store import Layout, Variable, open_store
+
+def layout(lanes=(2, 5), chunk=(1, 2), rates=(0.1, 0.2), **configuration):
+    return Layout(
+        lanes={"lr": lanes[0], "seed": lanes[1]},
+        chunk=chunk,
+        variables={
+            "error": Variable(("time",), (3,), "float64", {"units": "1"}),
+            "status": Variable((), (), "int8", {}),
+        },
+        coords={"lr": (("lr",), np.array(rates), {"units": "1"})},
+        configuration={"rtol": 1e-6, **configuration},
+    )
+
+def values(layout, i):
+    """What lane (j, k) holds: a number that no other lane and no other time has."""
+    lane = np.indices(tuple(layout.lanes.values()))[:, *layout.block(i)]
+    error = (lane[0] + 1e-3 * lane[1])[..., None] + 1e-7 * np.arange(3.0)
+    return {"error": error, "status": (lane.sum(axis=0) % 3).astype("int8")}
+
+def fill(path, layout):
+    with open_store(path, layout) as open_:
+        for i in np.flatnonzero(~open_.done()):
+            open_.write(i, values(layout, i))
+'''
+exec(MAKE)
+
+
+def whole(layout):
+    """The variables of the whole sweep, from the same formula, without a store."""
+    lanes = tuple(layout.lanes.values())
+    every = Layout(layout.lanes, lanes, layout.variables, layout.coords, {})
+    return values(every, 0)
+
+
+def check(path, layout, done):
+    """Plain xarray sees the right values in each block that is done, and nothing strange else."""
+    with xarray.open_zarr(path, chunks=None) as data:
+        data.load()
+    want = whole(layout)
+    for i in range(layout.n_chunks):
+        lanes = layout.block(i)
+        block = {name: data[name].values[lanes] for name in want}
+        if done[i]:
+            for name in want:
+                np.testing.assert_array_equal(block[name], want[name][lanes])
+        else:
+            assert np.all(block["status"] == -1)
+            # Values may have arrived before their status, but then they're the right ones.
+            assert np.all(np.isnan(block["error"]) | (block["error"] == want["error"][lanes]))
+    return data
+
+
+def files(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in Path(path).rglob("*") if p.is_file()}
+
+
+def one_line(error, *words):
+    text = str(getattr(error, "value", error))
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+
+
+# --- what is stored, and how it reads ---
+
+
+@hypothesis.given(st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, max_size=3))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_every_lane_is_in_one_block_that_is_one_chunk_of_zarr(sizes):
+    lanes = {f"dim{n}": size for n, (size, _) in enumerate(sizes)}
+    chunk = tuple(c for _, c in sizes)
+    layout = Layout(lanes, chunk, {"status": Variable((), (), "int8", {})}, {}, {})
+    count = np.zeros(tuple(lanes.values()), dtype=int)
+    for i in range(layout.n_chunks):
+        block = layout.block(i)
+        count[block] += 1
+        starts = [s.start // c for s, c in zip(block, chunk, strict=True)]
+        assert all(s.start % c == 0 for s, c in zip(block, chunk, strict=True))
+        assert np.ravel_multi_index(starts, layout.grid) == i  # C order
+        assert layout.shape(i, "status") == count[block].shape
+    assert np.all(count == 1)
+    for i in (-1, layout.n_chunks):
+        with pytest.raises(ValueError, match=f"from 0 to {layout.n_chunks - 1}, got {i}"):
+            layout.block(i)
+
+
+def test_a_half_filled_store_is_the_dataset_of_the_whole_sweep(tmp_path):
+    path, now = tmp_path / "sweep", layout()
+    done = np.zeros(now.n_chunks, dtype=bool)
+    with open_store(path, now) as open_:
+        check(path, now, done)
+        for i in (4, 2):
+            open_.write(i, values(now, i))
+            done[i] = True
+            np.testing.assert_array_equal(open_.done(), done)
+            check(path, now, done)
+    data = check(path, now, done)
+    assert data.sizes == {"lr": 2, "seed": 5, "time": 3}
+    assert data.status.dtype == np.int8
+    assert data.error.attrs == data.lr.attrs == {"units": "1"}
+    assert json.loads(data.attrs["configuration"]) == {"rtol": 1e-6}
+    assert sorted(zarr.open_group(path, mode="r", use_consolidated=False).array_keys()) == [
+        "error",
+        "lr",
+        "status",
+    ]  # without the summary Zarr looks at every file, and warns (an error here) of strange ones
+    assert not [name for name in files(path) if "lock" in name or "partial" in name]
+
+
+@pytest.mark.parametrize(
+    ("dims", "values"),
+    [
+        (("lr",), ["sgd", ""]),
+        (("lr", "seed"), [list("ab"), ["ü", "a longer word"]]),
+        ((), "one"),
+        (("lr",), [True, False]),
+        (("lr",), [1, -(2**60)]),
+        (("lr",), [np.nan, -0.0]),
+        (("other",), np.arange(3, dtype=">f4")),
+        ((), 2.5),
+    ],
+)
+def test_coordinates_come_back_without_a_warning(tmp_path, dims, values):
+    want = np.array(values)
+    status = {"status": Variable((), (), "int8", {})}
+    coords = {"label": (dims, want, {"long_name": "über"})}
+    now = Layout({"lr": 2, "seed": 2}, (2, 2), status, coords, {})
+    with open_store(tmp_path / "sweep", now):
+        pass
+    with open_store(tmp_path / "sweep", now) as open_:  # and are found unchanged
+        assert not open_.done().any()
+    with xarray.open_zarr(tmp_path / "sweep", chunks=None) as data:
+        label = data.coords["label"].load()
+    assert label.dims == dims
+    assert label.attrs == {"long_name": "über"}
+    assert label.values.tolist() == want.tolist() or np.isnan(want[0])
+    if want.dtype.kind != "U":
+        np.testing.assert_array_equal(label.values, want)
+
+
+def test_a_coordinate_of_strings_selects(tmp_path):
+    status = {"status": Variable((), (), "int8", {})}
+    coords = {"rule": (("rule",), np.array(["sgd", "oja"]), {})}
+    now = Layout({"rule": 2}, (1,), status, coords, {})
+    with open_store(tmp_path / "sweep", now) as open_:
+        open_.write(1, {"status": np.array([7], dtype="int8")})
+    with xarray.open_zarr(tmp_path / "sweep", chunks=None) as data:
+        assert data.status.sel(rule="oja").item() == 7
+        assert data.status.sel(rule="sgd").item() == -1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill"), [("float32", np.nan), ("int64", -1), ("uint8", 0), ("bool", False)]
+)
+def test_a_block_of_what_stands_for_nothing_is_still_a_block(tmp_path, dtype, fill):
+    """Zarr by itself leaves out chunks that hold only the fill value: they'd never be done."""
+    variables = {"x": Variable((), (), dtype, {}), "status": Variable((), (), "int8", {})}
+    now = Layout({"lane": 3}, (2,), variables, {}, {})
+    for i in range(2):
+        with open_store(tmp_path / "sweep", now) as open_:
+            shape = now.shape(i, "x")
+            nothing = {"x": np.full(shape, fill, dtype), "status": np.full(shape, -1, "int8")}
+            open_.write(i, nothing)
+            assert open_.done().tolist() == [True, i == 1]
+    assert (tmp_path / "sweep" / "x" / "c.1").exists()
+    with xarray.open_zarr(tmp_path / "sweep", chunks=None) as data:
+        assert data.x.dtype == dtype
+        np.testing.assert_array_equal(data.x, np.full(3, fill, dtype))
+
+
+def test_a_block_is_refused_unless_it_fits(tmp_path):
+    now = layout()
+    good = values(now, 0)
+    with open_store(tmp_path / "sweep", now) as open_:
+        for bad, said in (
+            ({"error": good["error"]}, "must hold error, status, got error"),
+            ({**good, "extra": 1}, "got error, status, extra"),
+            ({**good, "error": good["error"][:, :1]}, r"`error` of block 0 .*\(1, 2, 3\), got"),
+            ({**good, "error": good["error"].astype("f4")}, "must be float64 .* got float32"),
+            ({**good, "status": good["status"].astype(int)}, "must be int8 .* got int64"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                open_.write(0, bad)
+        with pytest.raises(ValueError, match="from 0 to 5, got 6"):
+            open_.write(6, good)
+        assert not open_.done().any()
+        open_.write(0, good)
+        before = files(tmp_path)
+        with pytest.raises(RuntimeError, match=r"block 0 .* is complete already"):
+            open_.write(0, {**good, "error": good["error"] + 1})
+        before.pop(lock := "sweep/status/.odeae-lock")
+        assert files(tmp_path) == {**before, lock: files(tmp_path)[lock]}
+    with pytest.raises(RuntimeError, match="is closed"):
+        open_.write(1, values(now, 1))
+
+
+STATUS = {"status": Variable((), (), "int8", {})}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lanes": {}}, "`lanes` and `chunk`"),
+        ({"chunk": (1, 1)}, r"got \{'lane': 4\} and \(1, 1\)"),
+        ({"chunk": (0,)}, "at least 1"),
+        ({"variables": {}}, "must hold `status`"),
+        ({"variables": {"status": Variable((), (), "int64", {})}}, "must hold `status`"),
+        ({"variables": STATUS | {"x": Variable(("t",), (), "int8", {})}}, "`x` must have one size"),
+        ({"variables": STATUS | {"x": Variable((), (), "complex128", {})}}, "got 'complex128'"),
+        ({"variables": STATUS | {"x": Variable((), (), "flaot64", {})}}, "got 'flaot64'"),
+        ({"variables": STATUS | {"x": Variable(("lane",), (4,), "int8", {})}}, "each dim once"),
+        ({"variables": STATUS | {"lane": Variable((), (), "int8", {})}}, "`lane` is a dim"),
+        ({"variables": STATUS | {"a b": Variable((), (), "int8", {})}}, "'a b' can't name"),
+        ({"variables": STATUS | {"../x": Variable((), (), "int8", {})}}, "can't name"),
+        ({"coords": {"zarr.json": ((), np.array(1), {})}}, "can't name"),
+        ({"coords": {"lane": (("lane",), np.arange(3), {})}}, "size 4 in lanes, 3 in `lane`"),
+        ({"coords": {"x": ((), np.array(1j), {})}}, "`x` must hold real numbers"),
+        ({"coords": {"x": (("lane",), np.array(1), {})}}, r"got shape \(\)"),
+        ({"coords": {"status": ((), np.array(1), {})}}, "both a variable and a coordinate"),
+        ({"coords": {"x": ((), np.array(1), {"of": np.arange(2)})}}, "`x.attrs` must hold what"),
+        ({"configuration": {"solver": object()}}, "`configuration` must hold what JSON knows"),
+    ],
+)
+def test_a_layout_that_cannot_be_stored_is_refused_where_it_is_born(changes, said):
+    good = {"lanes": {"lane": 4}, "chunk": (2,), "variables": STATUS, "coords": {}}
+    with pytest.raises(ValueError, match=said) as info:
+        Layout(**{**good, "configuration": {}, **changes})
+    one_line(info)
+
+
+# --- what is already at the path ---
+
+
+def changed(**changes):
+    base = {"solver": {"name": "Tsit5", "pid": [0.1, 0.3]}, "about": "x" * 80 + "old" + "y" * 80}
+    return layout(**{**base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (changed(rtol=1e-5), "`rtol`: stored 1e-06, now 1e-05: give another path"),
+        (changed(solver={"name": "Tsit5", "pid": [0.1, 0.4]}), "`solver.pid[1]`: stored 0.3, now"),
+        (changed(solver={"name": "Tsit5"}), "`solver.pid`: stored [0.1, 0.3], now nothing"),
+        (changed(new={"a": 1}), "`new`: stored nothing, now {'a': 1}"),
+        (changed(about="x" * 80 + "new" + "y" * 80), "stored …xxxxxxxxxxxxxxxxxxxxoldyy"),
+        (changed(lanes=(2, 6)), "`lanes`: stored 'lr 2, seed 5', now 'lr 2, seed 6'"),
+        (changed(chunk=(1, 3)), "`chunk`: stored (1, 2), now (1, 3)"),
+        (changed(rates=(0.1, 0.25)), "`coords.lr.values[1]`: stored 0.2, now 0.25"),
+        (changed(rates=(1, 2)), "`coords.lr.dtype`: stored 'float64', now 'int64'"),
+        (changed(a=1, b=2, c=3, rtol=0), "and 1 more"),
+    ],
+)
+def test_another_sweep_at_the_path_is_named_and_left_alone(tmp_path, now, said):
+    path = tmp_path / "sweep"
+    with open_store(path, changed()) as open_:
+        open_.write(0, values(changed(), 0))
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="holds another sweep") as info, open_store(path, now):
+        pass
+    one_line(info, str(path), said, "delete it")
+    assert files(tmp_path) == before
+
+
+def test_a_variable_that_changed_is_named(tmp_path):
+    for variable, said in (
+        (Variable(("time",), (3,), "float32", {}), "`variables.x.dtype`: stored 'float32'"),
+        (Variable(("k",), (3,), "float64", {}), "`variables.x.dims`: stored ('k',), now"),
+        (Variable(("time",), (4,), "float64", {}), "`variables.x.shape`: stored (4,)"),
+        (Variable(("time",), (3,), "float64", {"a": 1}), "`variables.x.attrs.a`: stored 1, now no"),
+    ):
+        path = tmp_path / said[-9:].replace("/", "")
+        with open_store(path, Layout({"n": 1}, (1,), STATUS | {"x": variable}, {}, {})):
+            pass
+        plain_x = Variable(("time",), (3,), "float64", {})
+        now = Layout({"n": 1}, (1,), STATUS | {"x": plain_x}, {}, {})
+        with pytest.raises(ValueError, match="another sweep") as info, open_store(path, now):
+            pass
+        one_line(info, said)
+
+
+def test_nan_in_a_configuration_is_no_change(tmp_path):
+    for _ in range(2):
+        with open_store(tmp_path / "sweep", layout(limit=float("nan"), rates=(0.1, np.nan))):
+            pass
+
+
+def _foreign_file(path):
+    path.write_text("mine")
+
+
+def _foreign_folder(path):
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+
+
+def _foreign_group(path):
+    zarr.create_group(path, zarr_format=3).create_array("status", shape=(3,), dtype="i1")[:] = 1
+
+
+def _foreign_group_without_its_metadata(path):
+    _foreign_group(path)
+    (path / "zarr.json").unlink()
+
+
+def _foreign_array(path):
+    zarr.create_array(path, shape=(3,), dtype="i1")[:] = 1
+
+
+def _later_version(path):
+    fill(path, layout())
+    root = path / "zarr.json"
+    root.write_text(root.read_text().replace("version 1", "version 2"))
+
+
+def _without_metadata(path):
+    fill(path, layout())
+    (path / "zarr.json").unlink()
+
+
+def _garbled(path):
+    fill(path, layout())
+    (path / "zarr.json").write_text('{"attributes": {"form')
+
+
+def _without_metadata_of_an_array(path):
+    fill(path, layout())
+    (path / "error" / "zarr.json").unlink()
+
+
+def _garbled_array(path):
+    fill(path, layout())
+    (path / "status" / "zarr.json").write_text("{}")
+
+
+def _without_summary(path):
+    fill(path, layout())
+    root = json.loads((path / "zarr.json").read_text())
+    del root["consolidated_metadata"]
+    (path / "zarr.json").write_text(json.dumps(root))
+
+
+def _garbled_coordinate(path):
+    fill(path, layout())
+    (path / "lr" / "c.0").write_bytes(b"not zstd")
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (_foreign_file, "isn't a folder"),
+        (_foreign_folder, "neither empty nor a store"),
+        (_foreign_group, "holds Zarr data that no sweep wrote"),
+        (_foreign_group_without_its_metadata, "neither empty nor a store"),
+        (_foreign_array, "holds Zarr data that no sweep wrote"),
+        (_later_version, "'odeae sweep, version 2', not 'odeae sweep, version 1'"),
+        (_without_metadata, "no `zarr.json` in it"),
+        (_garbled, "is damaged (its `zarr.json` can't be read)"),
+        (_without_metadata_of_an_array, "is damaged ("),
+        (_garbled_array, "is damaged ("),
+        (_without_summary, "is damaged ("),
+        (_garbled_coordinate, "is damaged ("),
+    ],
+)
+def test_what_is_no_store_is_never_touched(tmp_path, put, said):
+    path = tmp_path / "sweep"
+    put(path)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="give another path") as info, open_store(path, layout()):
+        pass
+    one_line(info, str(path), said)
+    assert files(tmp_path) == before
+
+
+def test_an_empty_folder_may_be_used(tmp_path):
+    (tmp_path / "error").mkdir()  # named like a variable, too
+    fill(tmp_path / "error", layout())
+    check(tmp_path / "error", layout(), np.ones(6, dtype=bool))
+
+
+def test_paths_that_no_store_can_have(tmp_path):
+    for url in ("s3://bucket/sweep", "file:///tmp/x", "simplecache::s3://b/x"):
+        with pytest.raises(ValueError, match="local disk") as info, open_store(url, layout()):
+            pass
+        one_line(info, url)
+    with (
+        pytest.raises(FileNotFoundError, match="does not exist; create it first") as info,
+        open_store(tmp_path / "no" / "sweep", layout()),
+    ):
+        pass
+    one_line(info, str(tmp_path / "no"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_zarr_the_error_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=r"pip install 'odeae\[sweep\]'"):
+        open_store(tmp_path / "sweep", layout()).__enter__()
+
+
+def test_importing_the_room_loads_neither_jax_nor_zarr():
+    plain.run(
+        "import sys, odeae.store\nassert not {'jax', 'zarr', 'xarray', 'scipy'} & set(sys.modules)"
+    )
+
+
+# --- kills, power cuts and full disks, at every instant ---
+
+
+class Dead(BaseException):
+    """The process is gone: nothing it would do afterwards happens."""
+
+
+class Disk:
+    """`os` as `odeae.store` sees it, which fails at one step and keeps book of what is flushed.
+
+    `fail` is called with the number of each step that changes the disk, before that step; with
+    `Dead`, all later calls fail, too, so that no tidying up takes place, as after `kill -9`.
+    """
+
+    STEPS = ("open", "write", "fsync", "replace", "mkdir", "unlink", "rmdir", "ftruncate")
+
+    def __init__(self, fail):
+        self.fail = fail
+        self.steps = 0
+        self.dead = False
+        self.opened = {}  # descriptor: path
+        self.unflushed = {}  # path: content is not on disk yet
+        self.unnamed = []  # paths whose names are not on disk yet
+
+    def __getattr__(self, name):
+        if name not in (*self.STEPS, "close", "read"):
+            return getattr(os, name)
+        return lambda *args: self._call(name, *args)
+
+    def _call(self, name, *args):
+        if self.dead:
+            raise Dead
+        reads = name in ("close", "read") or (name == "open" and args[1] == os.O_RDONLY)
+        if not reads:
+            self.steps += 1
+            try:
+                self.fail(self.steps, name)
+            except Dead:
+                self.dead = True
+                if name == "write":  # the kernel may have taken a part
+                    os.write(args[0], args[1][: len(args[1]) // 2])
+                raise
+        result = getattr(os, name)(*args)
+        self._book(name, args, result)
+        return result
+
+    def _book(self, name, args, result):
+        if name == "open":
+            self.opened[result] = Path(args[0])
+        elif name == "close":
+            self.opened.pop(args[0])
+        elif name == "write":
+            self.unflushed[self.opened[args[0]]] = True
+        elif name == "fsync":
+            path = self.opened[args[0]]
+            self.unflushed.pop(path, None)
+            self.unnamed = [p for p in self.unnamed if p.parent != path]
+        elif name == "mkdir":
+            self.unnamed.append(Path(args[0]))
+        elif name == "replace":
+            source, target = map(Path, args)
+            if self.unflushed.pop(source, False):
+                self.unflushed[target] = True
+            self.unnamed.append(target)
+
+    def end(self, power_cut):
+        """End the process; a power cut takes what isn't flushed, all but the newest name."""
+        for descriptor in self.opened:
+            os.close(descriptor)
+        if not power_cut:
+            return
+        for path in self.unflushed:
+            if path.exists():
+                path.write_bytes(b"")
+        for path in self.unnamed[:-1]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def dying(at):
+    def fail(step, _):
+        if step == at:
+            raise Dead
+
+    return fail
+
+
+SMALL = layout(lanes=(2, 2), chunk=(1, 2))
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+@pytest.mark.parametrize("start", ["nothing", "store"])
+def test_death_at_any_step_costs_at_most_the_block_in_work(tmp_path, monkeypatch, start, power_cut):
+    at, ended = 0, False
+    while not ended:
+        at += 1
+        path = tmp_path / str(at)
+        if start == "store":
+            with open_store(path, SMALL):
+                pass
+        disk, returned = Disk(dying(at)), []
+        monkeypatch.setattr(store, "os", disk)
+        with contextlib.suppress(Dead):
+            if start == "nothing":
+                with open_store(path, SMALL):
+                    ended = True
+            else:
+                with open_store(path, SMALL) as open_:
+                    for i in range(2):
+                        open_.write(i, values(SMALL, i))
+                        returned.append(i)
+                    ended = True
+        disk.end(power_cut)
+        monkeypatch.setattr(store, "os", os)
+        with open_store(path, SMALL) as open_:
+            done = open_.done()
+            assert done[returned].all()
+            check(path, SMALL, done)
+            assert not [name for name in files(path) if "partial" in name]
+        if at % 5 == 0 or ended:  # what was done is right, what wasn't can be
+            fill(path, SMALL)
+            check(path, SMALL, [True, True])
+            assert "status/.odeae-lock" not in files(path)
+    assert at > 25  # the steps were really counted
+
+
+def test_a_creation_that_died_gives_way_to_another_layout(tmp_path, monkeypatch):
+    other = layout(lanes=(3, 1), chunk=(2, 1), rates=(1.0, 2.0, 3.0), rtol=1.0)
+    for at in range(5, 30, 4):
+        path = tmp_path / str(at)
+        disk = Disk(dying(at))
+        monkeypatch.setattr(store, "os", disk)
+        with contextlib.suppress(Dead), open_store(path, SMALL):
+            pass
+        disk.end(power_cut=False)
+        monkeypatch.setattr(store, "os", os)
+        assert not (path / "zarr.json").exists()
+        fill(path, other)
+        check(path, other, [True, True])
+
+
+def test_leftovers_mixed_with_somebody_elses_file_are_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "sweep"
+    disk = Disk(dying(25))
+    monkeypatch.setattr(store, "os", disk)
+    with contextlib.suppress(Dead), open_store(path, SMALL):
+        pass
+    disk.end(power_cut=False)
+    monkeypatch.setattr(store, "os", os)
+    (path / "error" / "notes.txt").write_text("mine")
+    before = files(path)
+    with pytest.raises(ValueError, match="neither empty nor"), open_store(path, SMALL):
+        pass
+    assert files(path) == before
+
+
+@pytest.mark.parametrize("start", ["nothing", "folder", "store"])
+def test_a_full_disk_at_any_step_is_one_clear_error_and_leaves_no_litter(
+    tmp_path, monkeypatch, start
+):
+    refused = 0
+    for at in itertools.count(1):
+        path = tmp_path / str(at)
+        if start == "folder":
+            path.mkdir()
+        elif start == "store":
+            with open_store(path, SMALL) as open_:
+                open_.write(0, values(SMALL, 0))
+        before = files(path)
+        disk = Disk(full(at))
+        monkeypatch.setattr(store, "os", disk)
+        error = attempt(path, [1] if start == "store" else [])
+        monkeypatch.setattr(store, "os", os)
+        assert not disk.opened
+        if disk.steps < at:
+            break
+        left = files(path) if path.exists() else {}
+        assert not [name for name in left if "partial" in name]
+        if start == "store":
+            assert before.items() <= left.items()
+            check(path, SMALL, [True, "status/c.1.0" in left])
+        elif error:
+            assert path.exists() == (start == "folder")
+            assert left == {}
+        if error:  # some steps aren't needed, and a failure there stops nothing
+            assert error.errno == errno.ENOSPC
+            one_line(error, "can't write", str(path), "No space left", "kept", "running again")
+            refused += 1
+        if at % 4 == 0:
+            fill(path, SMALL)
+            check(path, SMALL, [True, True])
+    assert refused > 5
+
+
+def full(at):
+    def fail(step, name):
+        if step == at and name in ("open", "write", "fsync", "mkdir", "replace"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    return fail
+
+
+def attempt(path, blocks):
+    """The error of opening a store and writing these blocks."""
+    try:
+        with open_store(path, SMALL) as open_:
+            for i in blocks:
+                open_.write(i, values(SMALL, i))
+    except OSError as error:
+        return error
+    return None
+
+
+def read_only(step, name):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_complete_store_needs_no_permission_but_to_read(tmp_path, monkeypatch):
+    fill(tmp_path / "whole", SMALL)
+    with open_store(tmp_path / "half", SMALL) as open_:
+        open_.write(1, values(SMALL, 1))
+    before = files(tmp_path)
+    monkeypatch.setattr(store, "os", Disk(read_only))
+    with open_store(tmp_path / "whole", SMALL) as open_, open_store(tmp_path / "whole", SMALL):
+        assert open_.done().all()  # and two may read
+    for name in ("half", "new"):
+        with pytest.raises(OSError, match="Read-only") as info, open_store(tmp_path / name, SMALL):
+            pass
+        one_line(info, str(tmp_path / name), "can't write", "what is complete is kept")
+    assert files(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_to_write(tmp_path):
+    fill(tmp_path / "whole", SMALL)
+    with open_store(tmp_path / "half", SMALL):
+        pass
+    folders = [tmp_path, *(p for p in tmp_path.rglob("*") if p.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        with open_store(tmp_path / "whole", SMALL) as open_:
+            assert open_.done().all()
+        for name in ("half", "new"):
+            with pytest.raises(PermissionError, match="can't write") as info:  # noqa: SIM117
+                with open_store(tmp_path / name, SMALL):
+                    pass
+            one_line(info, str(tmp_path / name))
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+# --- moments at which two processes meet ---
+
+
+def test_the_lock_of_a_file_that_is_gone_is_no_lock(tmp_path, monkeypatch):
+    """The holder removes the file after we've opened it: others would lock a new one beside us."""
+    path, waiting = tmp_path / "sweep", ["once"]
+    flock = fcntl.flock
+
+    def late(descriptor, how):
+        while waiting:
+            waiting.pop()
+            (path / "status" / ".odeae-lock").unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with open_store(path, SMALL):
+        assert not waiting
+        with pytest.raises(RuntimeError, match="another process"), open_store(path, SMALL):
+            pass
+
+
+def test_a_store_finished_while_it_is_looked_at_is_no_foreign_folder(tmp_path, monkeypatch):
+    path = tmp_path / "sweep"
+    path.mkdir()
+
+    def late(folder):
+        monkeypatch.undo()
+        fill(folder, SMALL)
+        return False  # what a list of files of half before, half after says
+
+    monkeypatch.setattr(store, "_is_unfinished", late)
+    with open_store(path, SMALL) as open_:
+        assert open_.done().all()
+
+
+def test_a_folder_removed_by_a_creation_that_failed_is_made_again(tmp_path, monkeypatch):
+    path, waiting = tmp_path / "sweep", ["once"]
+
+    def late(_, name):
+        while name == "open" and waiting:
+            waiting.pop()
+            (path / "status").rmdir()
+            path.rmdir()
+
+    monkeypatch.setattr(store, "os", Disk(late))
+    with open_store(path, SMALL) as open_:
+        assert not waiting
+        assert not open_.done().any()
+
+
+# --- real processes ---
+
+
+def start(script, *args):
+    env = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parent.parent)}
+    command = [sys.executable, "-c", MAKE + script, *map(str, args)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+
+
+KILLED = """
+import json, os, random, signal, sys, time, warnings
+import zarr
+warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's threads are idle across the fork
+path, chance = sys.argv[1], random.Random(int(sys.argv[2]))
+now = layout(lanes=(2, 100), chunk=(1, 1))
+
+def work():
+    with open_store(path, now) as open_:
+        for i in chance.sample(list(np.flatnonzero(~open_.done())), k=int(sum(~open_.done()))):
+            open_.write(i, values(now, i))
+            time.sleep(chance.uniform(0, 0.01))
+
+def seen():
+    folder = path + "/status"
+    rows = {}
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if not name.startswith("c."):
+            continue
+        for file in (f"{path}/status/{name}", f"{path}/error/{name}.0"):
+            about = os.stat(file)
+            rows[file] = [about.st_ino, about.st_mtime_ns]
+    return rows
+
+rounds, kills = [], 0
+while True:
+    pid = os.fork()
+    if not pid:
+        chance.seed(len(rounds))
+        work()
+        os._exit(0)
+    if kills < 15:
+        time.sleep(chance.uniform(0.0, 0.1))
+        os.kill(pid, signal.SIGKILL)
+    _, how = os.waitpid(pid, 0)
+    rounds.append(seen())
+    if how == 0:
+        break
+    assert os.WTERMSIG(how) == signal.SIGKILL, how
+    kills += 1
+print(json.dumps([kills, rounds]))
+"""
+
+
+def test_kill_9_at_random_moments(tmp_path):
+    """15 kills; what was done stays untouched, and the end is as if none had happened."""
+    now = layout(lanes=(2, 100), chunk=(1, 1))
+    process = start(KILLED, tmp_path / "killed", seed := time.time_ns() % 10**6)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, f"seed {seed}"
+    kills, rounds = json.loads(out)
+    assert kills >= 10
+    for before, after in itertools.pairwise(rounds):
+        assert before.items() <= after.items(), f"a complete block was rewritten, seed {seed}"
+    assert 0 < len(rounds[-2]) < 2 * now.n_chunks  # the kills came neither too soon nor too late
+    fill(tmp_path / "calm", now)
+    assert files(tmp_path / "killed") == files(tmp_path / "calm")
+    check(tmp_path / "killed", now, np.ones(now.n_chunks, dtype=bool))
+
+
+HOLDER = """
+import sys
+with open_store(sys.argv[1], layout()) as open_:
+    open_.write(0, values(layout(), 0))
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_learns_who_is_writing(tmp_path):
+    path = tmp_path / "sweep"
+    holder = start(HOLDER, path)
+    try:
+        assert holder.stdout.readline() == b"open\n"
+        with pytest.raises(RuntimeError, match="another process") as info:  # noqa: SIM117
+            with open_store(path, layout()):
+                pass
+        one_line(info, f"pid {holder.pid} on {os.uname().nodename}", str(path))
+        check(path, layout(), [True] + 5 * [False])
+        holder.kill()
+        holder.wait()
+        with open_store(path, layout()) as open_:  # the lock died with its holder
+            assert open_.done().tolist() == [True] + 5 * [False]
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+RACE = """
+import os, sys, time, warnings
+import zarr
+warnings.simplefilter("ignore", DeprecationWarning)
+for n in range(8):
+    begin = time.time() + 0.05
+    children = []
+    for _ in range(4):
+        children.append(os.fork())
+        if not children[-1]:
+            time.sleep(max(0.0, begin - time.time()))
+            for _ in range(2000):
+                try:
+                    fill(f"{sys.argv[1]}/{n}", layout())
+                    os._exit(0)
+                except RuntimeError as error:
+                    assert "another process" in str(error), error
+                    time.sleep(0.005)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+"""
+
+
+def test_four_processes_at_once_from_nothing(tmp_path):
+    """None but one gets the lock at a time, and nobody takes a store in the making for foreign."""
+    process = start(RACE, tmp_path)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    for n in range(8):
+        check(tmp_path / str(n), layout(), [True] * 6)
+        assert not [name for name in files(tmp_path / str(n)) if "odeae-lock" in name]
+
+
+LIMITED = """
+import resource, signal, sys
+n = 20000
+x = {"x": Variable(("t",), (n,), "float64", {})}
+big = Layout({"lane": 4}, (2,), x | layout().variables, {}, {})
+block = {"error": np.zeros((2, 3)), "status": np.zeros(2, "int8")}
+noise = np.random.default_rng(0).normal(size=(2, n))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50000, resource.RLIM_INFINITY))
+with open_store(sys.argv[1], big) as open_:
+    open_.write(0, block | {"x": np.zeros((2, n))})
+    try:
+        open_.write(1, block | {"x": noise})
+    except OSError as error:
+        print(error)
+    print(open_.done().tolist())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    open_.write(1, block | {"x": noise})
+    print(open_.done().tolist())
+"""
+
+
+def test_a_real_limit_of_file_size(tmp_path):
+    """The kernel takes a part of the block, then refuses; the same store goes on with room."""
+    process = start(LIMITED, tmp_path / "sweep")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    error, before, after = out.decode().splitlines()
+    assert "can't write the store" in error
+    assert "File too large; what is complete is kept" in error
+    assert (before, after) == ("[True, False]", "[True, True]")
+    with xarray.open_zarr(tmp_path / "sweep", chunks=None) as data:
+        assert data.status.values.tolist() == [0, 0, 0, 0]
+        want = np.random.default_rng(0).normal(size=(2, 20000))
+        np.testing.assert_array_equal(data.x[2:], want)
+    assert not [name for name in files(tmp_path) if "partial" in name]
