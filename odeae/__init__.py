@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from odeae.simulation import simulate
     from odeae.spectrum import Spectrum
     from odeae.state import Densities, Modes, OrderParameters, State
+    from odeae.sweeps import sweep
     from odeae.trajectory import Checkpoint, Status, Trajectory, load, log_times, save_all
 
 # Names are imported at first use, so that `odeae --help` doesn't wait for JAX. No module may have
@@ -41,6 +42,7 @@ _HOME = {
     "simulation": "simulate",
     "spectrum": "Spectrum",
     "state": "Densities Modes OrderParameters State",
+    "sweeps": "sweep",
     "trajectory": "Checkpoint Status Trajectory load log_times save_all",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
@@ -88,6 +90,7 @@ __all__ = [
     "save_all",
     "simulate",
     "state_from_weights",
+    "sweep",
 ]
 
 

@@ -1,0 +1,506 @@
+"""Sweeps: one learning curve for every point of a grid of parameters, stored as they come."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import itertools
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import odeae
+from odeae.checks import flag, save_times, scalar, whole
+from odeae.lanes import QUANTITIES, in_lanes, solve_each, solve_lanes
+from odeae.precision import in_float64, to_numpy
+from odeae.prediction import MAX_STEPS, Equations, check_solver
+from odeae.problem import Problem, check_state
+from odeae.schedules import check_schedule
+from odeae.state import State
+from odeae.store import Layout, Variable, open_store
+from odeae.trajectory import Status
+from odeae.words import one_of
+
+if TYPE_CHECKING:
+    import xarray
+
+CHUNK = 1024  # lanes of a block: half a second's work for small problems
+CHUNK_EACH = 16  # of problems that are solved one after another
+LANE = "lane"  # the dim of zipped parameters
+_RESERVED = {LANE, "time", "k", "l", "status", "stop_time", "final_excess", *QUANTITIES}
+_ATTRS = {
+    "time": {"units": "steps/D", "long_name": "time"},
+    "error": {"long_name": "generalisation error, ‖x − x̂‖²/(2D) averaged over x"},
+    "error_clean": {"long_name": "generalisation error on clean inputs"},
+    "Q1": {"long_name": "W Ω Wᵀ/D"},
+    "R1": {"long_name": "V Ω Wᵀ/D^(3/2)"},
+    "T1": {"long_name": "V Ω Vᵀ/D²"},
+    "T0": {"long_name": "V Vᵀ/D"},
+    "Q0": {"long_name": "W Wᵀ/D"},
+    "bias": {"long_name": "hidden biases"},
+    "status": {
+        "long_name": "how the solve ended",
+        "flag_values": [-1, *(int(s) for s in Status)],
+        "flag_meanings": " ".join(["not_computed", *(s.name.lower() for s in Status)]),
+    },
+    "stop_time": {"units": "steps/D", "long_name": "time that was reached"},
+    "final_excess": {"long_name": "error at the last time above the PCA error of rank K"},
+}
+
+
+def sweep(
+    build: Callable[..., tuple[Problem, State]],
+    grid: dict[str, Any],
+    times: Any,
+    zip: bool = False,
+    store: str | os.PathLike | None = None,
+    *,
+    save: Any = (),
+    rtol: Any = 1e-6,
+    atol: Any = None,
+    solver: Any = None,
+    max_steps: int | None = None,
+    chunk: int | None = None,
+    workers: int | None = None,
+    executor: Any = None,
+    progress: bool = False,
+) -> "xarray.Dataset":
+    """Predict the curve of every point of a grid of parameters.
+
+    `build(**values)` returns the problem and the initial state for one value of each parameter of
+    `grid`, a dict of name → values. They are crossed, or with `zip=True` taken side by side
+    (equally many of each). Numbers are traced where `build` can be traced over them, so that a
+    thousand lanes cost one call; all other values (sizes, names, rules) are taken one by one, and
+    `build` is called in Python for each.
+
+    Returns an `xarray.Dataset` with one dim per parameter (zipped: one dim, `lane`) and `time`:
+    `error`, what else `save` names (error_clean, Q1, R1, T1, T0, Q0, bias; NaN beyond the neurons
+    of a network smaller than the largest), `status` (0: ok, others as in `odeae.Status`),
+    `stop_time` (steps/D) and `final_excess`, the error at the last time above the PCA error of
+    rank K. A curve that fails is NaN after `stop_time` and disturbs no other.
+
+    `times`, `rtol`, `atol`, `solver`, `max_steps` as in `predict`. Problems of up to 8 neurons with
+    closed averages, a constant or smooth rate and the default solver are solved side by side, all
+    others one after another. `chunk`: how many curves are computed and stored at once.
+
+    `store`: a folder for a Zarr store, filled chunk by chunk. Killed at any moment it loses the
+    chunks in work, and the same call goes on with the rest; the result is the same to the last
+    bit. The dataset then reads from the store what is asked of it, so that a sweep can be larger
+    than the memory. Needs `pip install 'odeae[sweep]'`.
+
+    `workers`: processes on this machine. `executor`: anything with `submit`, such as the pools of
+    `odeae.workers` (processes, accelerators, Dask, SLURM). `progress`: a bar on stderr.
+
+    Raises `ValueError` for a grid, `build` or store that don't fit, before anything is computed;
+    `RuntimeError` if the store is in use or a worker dies.
+    """
+    plan = _plan(
+        build, grid, times, flag("zip", zip), save, rtol, atol, solver, max_steps, chunk, store
+    )
+    if workers is not None and executor is not None:
+        raise ValueError("give either `workers` or `executor`, not both")
+    if workers is not None:
+        whole("workers", workers)
+    with contextlib.ExitStack() as held:
+        target = held.enter_context(open_store(store, plan.layout)) if store is not None else None
+        done = np.zeros(plan.layout.n_chunks, bool) if target is None else target.done()
+        memory = {} if target is not None else plan.empty()
+        if executor is None and workers is not None and not done.all():
+            from odeae.workers import process_pool
+
+            executor = held.enter_context(process_pool(workers))
+        for i, values in _computed(plan, done, executor, progress):
+            if target is None:
+                for name, array in values.items():
+                    memory[name][plan.layout.block(i)] = array
+            else:
+                target.write(i, values)
+    return plan.dataset(memory) if store is None else _opened(store)
+
+
+def _computed(plan: "_Plan", done: Any, executor: Any, progress: bool) -> Iterator:
+    """Compute the blocks that are not done, in any order, with a bar that counts curves."""
+    from odeae.workers import completed
+
+    todo = [int(i) for i in np.flatnonzero(~done)]
+    results = completed(functools.partial(_compute, plan), todo, executor)
+    if not progress:
+        yield from results
+        return
+    from tqdm import tqdm
+
+    sizes = [math.prod(plan.layout.shape(i, "status")) for i in range(len(done))]
+    first = sum(size for size, is_done in itertools.zip_longest(sizes, done) if is_done)
+    with tqdm(total=sum(sizes), initial=first, unit=" curves", smoothing=0.1) as bar:
+        for i, values in results:
+            yield i, values
+            bar.update(sizes[i])
+
+
+def _compute(plan: "_Plan", i: int) -> dict[str, np.ndarray]:
+    return plan.compute(i)
+
+
+def _opened(store: Any) -> "xarray.Dataset":
+    import xarray
+
+    return xarray.open_zarr(Path(store), chunks=None)
+
+
+@dataclass
+class _Plan:
+    """A sweep, checked: what to build, how to solve it, and how its lanes are cut into blocks."""
+
+    build: Callable
+    columns: dict[str, Any]  # name → array of numbers, or list
+    traced: tuple[str, ...]
+    zipped: bool
+    hidden: int  # of the widest network
+    times: np.ndarray
+    save: tuple[str, ...]
+    rtol: np.ndarray
+    atol: np.ndarray | None
+    solver: Any
+    max_steps: int
+    layout: Layout = field(init=False)
+    built: dict = field(default_factory=dict)  # jitted builders, by the values that aren't traced
+
+    def __getstate__(self):
+        return self.__dict__ | {"built": {}}
+
+    def variables(self) -> dict[str, Variable]:
+        """What is stored of every lane."""
+        T, K = len(self.times), self.hidden
+        shapes = {
+            "error": (("time",), (T,)),
+            "error_clean": (("time",), (T,)),
+            "bias": (("time", "k"), (T, K)),
+        }
+        pairs = (("time", "k", "l"), (T, K, K))
+        kinds = {name: (*shapes.get(name, pairs), "float64") for name in ["error", *self.save]}
+        kinds["stop_time"] = kinds["final_excess"] = ((), (), "float64")
+        kinds["status"] = ((), (), "int8")
+        return {name: Variable(*kind, _ATTRS[name]) for name, kind in kinds.items()}
+
+    def empty(self) -> dict[str, np.ndarray]:
+        """Arrays for the whole sweep, without any result."""
+        lanes = tuple(self.layout.lanes.values())
+        return {
+            name: np.full((*lanes, *v.shape), -1 if v.dtype == "int8" else np.nan, v.dtype)
+            for name, v in self.layout.variables.items()
+        }
+
+    def dataset(self, arrays: dict[str, np.ndarray]) -> "xarray.Dataset":
+        """The dataset of arrays in memory, as a store would give it."""
+        import json
+
+        import xarray
+
+        variables = {
+            name: ((*self.layout.lanes, *v.dims), arrays[name], v.attrs)
+            for name, v in self.layout.variables.items()
+        }
+        attrs = {"configuration": json.dumps(self.layout.configuration)}
+        return xarray.Dataset(variables, self.layout.coords, attrs)
+
+    def lanes(self, i: int) -> list[dict[str, int]]:
+        """Which value of each parameter the lanes of block i have, in C order."""
+        block = self.layout.block(i)
+        if self.zipped:
+            return [dict.fromkeys(self.columns, at) for at in range(block[0].start, block[0].stop)]
+        axes = [range(s.start, s.stop) for s in block]
+        return [dict(zip(self.columns, at, strict=True)) for at in itertools.product(*axes)]
+
+    @in_float64
+    def compute(self, i: int) -> dict[str, np.ndarray]:
+        """Solve block i; returns every variable in the block's shape."""
+        lanes = self.lanes(i)
+        out = {
+            name: np.full((len(lanes), *v.shape), np.nan if v.dtype == "float64" else -1, v.dtype)
+            for name, v in self.layout.variables.items()
+        }
+        families = {}  # lanes of one structure, whatever values made it
+        for which, tree in self._built(lanes):
+            leaves, kind = jax.tree.flatten(tree)
+            key = (kind, *((x.shape[:-1], x.dtype) for x in leaves))
+            families.setdefault(key, []).append((which, tree))
+        for family in families.values():
+            which = np.concatenate([lanes for lanes, _ in family])
+            tree = jax.tree.map(
+                lambda *x: np.concatenate(x, axis=-1), *(tree for _, tree in family)
+            )
+            self._solve(which, *tree, out)
+        return {name: x.reshape(self.layout.shape(i, name)) for name, x in out.items()}
+
+    def _built(self, lanes: list[dict[str, int]]) -> Iterator[tuple[np.ndarray, Any]]:
+        """(lanes, their equations, states and PCA errors, lane axis last), group by group."""
+        fixed = [name for name in self.columns if name not in self.traced]
+        groups = {}
+        for lane, at in enumerate(lanes):
+            groups.setdefault(tuple(at[name] for name in fixed), []).append(lane)
+        for at, members in groups.items():
+            values = {name: self.columns[name][j] for name, j in zip(fixed, at, strict=True)}
+            if not self.traced:
+                one = to_numpy(_lane(self.build, values))
+                same = len(members)
+                tree = jax.tree.map(lambda x: np.repeat(np.asarray(x)[..., None], same, -1), one)
+            else:
+                numbers = [
+                    np.array([self.columns[name][lanes[lane][name]] for lane in members])
+                    for name in self.traced
+                ]
+                # One size, so that it's compiled once.
+                size = min(_power_of_two(len(members)), math.prod(self.layout.chunk))
+                fill = np.minimum(np.arange(size), len(members) - 1)
+                tree = self._builder(at, values)(*(x[fill] for x in numbers))
+                tree = jax.tree.map(lambda x: np.asarray(x)[..., : len(members)], tree)
+            yield np.array(members), tree
+
+    def _builder(self, at: tuple, values: dict[str, Any]) -> Callable:
+        if at not in self.built:
+
+            def one(*numbers):
+                traced = dict(zip(self.traced, numbers, strict=True))
+                return _lane(self.build, {**values, **traced})
+
+            self.built[at] = jax.jit(jax.vmap(one, out_axes=-1))
+        return self.built[at]
+
+    def _solve(self, which, equations, states, floor, out) -> None:
+        """Solve lanes of one structure and put them into `out`."""
+        n, K = len(which), equations.network.hidden
+        if in_lanes(equations, self.solver):
+            size = min(_power_of_two(n), math.prod(self.layout.chunk))
+            fill = np.minimum(np.arange(size), n - 1)
+            equations, states = jax.tree.map(lambda x: x[..., fill], (equations, states))
+            solved = solve_lanes(
+                equations, states, n, self.times, self.rtol, self.atol, self.max_steps, self.save
+            )
+        else:
+            solved = solve_each(
+                equations, states, self.times, self.rtol, self.atol, self.solver,
+                self.max_steps, self.save,
+            )  # fmt: skip
+        values, status, stop_time = jax.tree.map(lambda x: np.asarray(x)[:n], solved)
+        for name, x in values.items():
+            fits = np.full((n, *out[name].shape[1:]), np.nan)
+            fits[(slice(None), slice(None), *(slice(K),) * (x.ndim - 2))] = x
+            out[name][which] = fits
+        out["status"][which] = status
+        out["stop_time"][which] = stop_time
+        out["final_excess"][which] = values["error"][:, -1] - floor
+
+
+def _power_of_two(n: int) -> int:
+    """The next power of two: one compiled program serves many sizes."""
+    return 1 << (n - 1).bit_length()
+
+
+def _lane(build: Callable, values: dict[str, Any]) -> tuple[Equations, State, Any]:
+    """What a lane is made of: equations, initial state, PCA error of rank K."""
+    made = build(**values)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Problem)):
+        raise ValueError(f"`build` must return a problem and a state, got {made!r:.80}")
+    problem, state = made
+    check_state(problem, state)
+    equations = Equations(problem.rule, problem.autoencoder, problem.inputs(), None, None, False)
+    return equations, state, problem.spectrum.pca_error(problem.autoencoder.hidden)
+
+
+def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk, store) -> _Plan:
+    """Check all that can be checked before anything is computed."""
+    if not callable(build):
+        raise ValueError(f"`build` must be a function of the parameters, got {build!r:.60}")
+    columns = _columns(grid, zipped)
+    rtol = scalar("rtol", rtol, above=0.0)
+    if rtol > 0.1:
+        raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
+    names = (save,) if isinstance(save, str) else tuple(save)
+    for name in names:
+        one_of("save", name, list(QUANTITIES))
+    times = save_times(times)
+    probes = _probes(columns, zipped)
+    made = [_probe(build, values, times) for values in probes]
+    plan = _Plan(
+        build=build,
+        columns=columns,
+        traced=_traceable(build, columns, probes[0]),
+        zipped=zipped,
+        hidden=max(lane[0].network.hidden for lane in made),
+        times=times,
+        save=tuple(name for name in dict.fromkeys(names) if name != "error"),
+        rtol=rtol,
+        atol=None if atol is None else scalar("atol", atol, above=0.0),
+        solver=check_solver(solver),
+        max_steps=MAX_STEPS if max_steps is None else whole("max_steps", max_steps),
+    )
+    each = not all(in_lanes(lane[0], plan.solver) for lane in made)
+    size = (CHUNK_EACH if each else CHUNK) if chunk is None else whole("chunk", chunk)
+    fixed = [name not in plan.traced for name in columns]
+    if zipped:
+        lanes = {LANE: len(next(iter(columns.values())))}
+        cut = (min(size, lanes[LANE]),)
+        dims = dict.fromkeys(columns, (LANE,))
+    else:
+        lanes = {name: len(values) for name, values in columns.items()}
+        cut = _cut(list(lanes.values()), fixed, size)
+        dims = {name: (name,) for name in columns}
+    coords = {name: (dims[name], _labels(name, values), {}) for name, values in columns.items()}
+    coords["time"] = (("time",), times, _ATTRS["time"])
+    digests = {
+        f"build({_described(values)})": _digest(lane)
+        for values, lane in zip(probes, made, strict=True)
+    }
+    configuration = {
+        "rtol": float(plan.rtol),
+        "atol": None if plan.atol is None else float(plan.atol),
+        "solver": "default" if solver is None else repr(solver),
+        "max_steps": plan.max_steps,
+        "versions": {
+            "odeae": odeae.__version__,
+            **{name: importlib.metadata.version(name) for name in ("jax", "diffrax")},
+        },
+        "problems": digests,
+    }
+    plan.layout = Layout(lanes, cut, plan.variables(), coords, configuration)
+    return plan
+
+
+def _columns(grid: Any, zipped: bool) -> dict[str, Any]:
+    """The values of each parameter: an array of finite numbers, or a list of anything else."""
+    if not isinstance(grid, dict) or not grid:
+        raise ValueError(f"`grid` must be a dict of parameter → values, got {grid!r:.60}")
+    columns = {}
+    for name, values in grid.items():
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise ValueError(f"a parameter must be the name of an argument, got {name!r}")
+        if name in _RESERVED:
+            raise ValueError(f"a parameter can't be called {name!r}, as results are: rename it")
+        if isinstance(values, str) or not np.iterable(values):
+            raise ValueError(f"`grid[{name!r}]` must be a list of values, got {values!r:.60}")
+        values = list(values)
+        if not values:
+            raise ValueError(f"`grid[{name!r}]` must hold at least one value, got none")
+        if all(isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in values):
+            values = np.asarray(values)
+            bad = ~np.isfinite(values)
+            if np.any(bad):
+                i = int(np.argmax(bad))
+                raise ValueError(f"`grid[{name!r}]` must be finite, got {values[i]} at index {i}")
+            values = values.astype(int if values.dtype.kind in "iu" else float)
+        if not zipped and len(np.unique(_labels(name, values))) < len(values):
+            raise ValueError(f"`grid[{name!r}]` must hold each value once, got {values!r:.80}")
+        columns[name] = values
+    sizes = {name: len(values) for name, values in columns.items()}
+    if zipped and len(set(sizes.values())) > 1:
+        raise ValueError(f"zipped parameters must have equally many values, got {sizes}")
+    return columns
+
+
+def _labels(name: str, values: Any) -> np.ndarray:
+    """The coordinate of a parameter: numbers, bools and text as they are, else short texts."""
+    if isinstance(values, np.ndarray) or all(isinstance(v, bool) for v in values):
+        return np.asarray(values)
+    return np.array([v if isinstance(v, str) else " ".join(repr(v).split())[:200] for v in values])
+
+
+def _probes(columns: dict[str, Any], zipped: bool) -> list[dict[str, Any]]:
+    """Some points of the grid: both ends of each range of numbers, and every other value.
+
+    Bounds that a value can break are found there; they also tell one `build` from another.
+    """
+    places = [dict.fromkeys(columns, 0), {name: len(v) - 1 for name, v in columns.items()}]
+    for name, values in columns.items():
+        ends = range(len(values))
+        if isinstance(values, np.ndarray):
+            ends = [int(np.argmin(values)), len(values) // 2, int(np.argmax(values))]
+        for i in ends:
+            places.append(dict.fromkeys(columns, i) if zipped else {**places[0], name: i})
+    distinct = {tuple(place.items()): place for place in places}
+    return [{n: columns[n][i] for n, i in place.items()} for place in distinct.values()]
+
+
+def _described(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value.item() if isinstance(value, np.generic) else value!r:.40}"
+        if not isinstance(value, np.generic)
+        else f"{name}={value.item():.6g}"
+        for name, value in values.items()
+    )
+
+
+@in_float64
+def _probe(build: Callable, values: dict[str, Any], times: Any) -> tuple[Equations, State, Any]:
+    """Build one lane of concrete values; errors say which."""
+    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
+    try:
+        lane = _lane(build, plain)
+        check_schedule(lane[0].rule.schedule, times[-1])
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"build({_described(values)}) raised {type(error).__name__}: {said}"
+        ) from error
+    return lane
+
+
+def _digest(lane: Any) -> str:
+    """A fingerprint of problem and state, to ten digits: machines differ in the last ones."""
+    leaves, kind = jax.tree.flatten(to_numpy(lane))
+    numbers = ["/".join(f"{x:.9e}" for x in np.ravel(leaf).astype(float)) for leaf in leaves]
+    text = "|".join([re.sub(r" at 0x[0-9a-f]+", "", str(kind)), *numbers])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _traceable(build: Callable, columns: dict[str, Any], first: dict[str, Any]) -> tuple[str, ...]:
+    """The parameters that `build` can be traced over: not those that decide shapes or rules."""
+    numbers = [name for name, values in columns.items() if isinstance(values, np.ndarray)]
+    refused = _refusal(build, numbers, first)
+    if refused is None:
+        return tuple(numbers)
+    alone = {name: _refusal(build, [name], first) for name in numbers}
+    traced = [name for name in numbers if alone[name] is None]
+    if traced and _refusal(build, traced, first) is not None:
+        traced = []
+    for name in numbers:
+        if name not in traced and columns[name].dtype.kind == "f" and len(columns[name]) > 8:
+            warnings.warn(
+                f"`build` can't be traced over {name!r} ({alone[name] or refused}), so it's called "
+                "once for each value; a traced number can't be used in `if`, `int()` or NumPy",
+                stacklevel=4,
+            )
+    return tuple(traced)
+
+
+def _refusal(build: Callable, names: list[str], first: dict[str, Any]) -> str | None:
+    """Why `build` can't be traced over these parameters, or None."""
+
+    def one(*numbers):
+        return _lane(build, {**first, **dict(zip(names, numbers, strict=True))})
+
+    try:
+        with jax.enable_x64(True):
+            jax.eval_shape(one, *(jnp.asarray(first[name]) for name in names))
+    except Exception as error:  # whatever a function of the user's raises on a tracer
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+    return None
+
+
+def _cut(sizes: list[int], fixed: list[bool], target: int) -> tuple[int, ...]:
+    """Blocks of at most `target` lanes: whole trailing dims, one value of what isn't traced."""
+    cut = [1] * len(sizes)
+    left = target
+    for i in reversed(range(len(sizes))):
+        if not fixed[i]:
+            cut[i] = min(sizes[i], left)
+            left //= cut[i]
+    return tuple(cut)
