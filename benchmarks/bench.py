@@ -5,7 +5,9 @@ each row is explained.
 """
 
 import datetime
+import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -16,6 +18,8 @@ from pathlib import Path
 
 import baselines
 import jax
+import jax.numpy as jnp
+import many
 import numpy as np
 import readme
 
@@ -23,6 +27,7 @@ import odeae
 
 ROOT = Path(__file__).parent.parent
 ODEAE = [sys.executable, "-m", "odeae"]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 COLD = [*ODEAE, "predict", "--spikes", "1,0.6,0.3", "--dim", "1000", "--hidden", "3", "--end", "20"]
 
 
@@ -43,7 +48,8 @@ def row(name, ours, theirs, seconds, note=""):
     """One line of the table: medians, and the median of the ratios of a turn."""
     a, b = (_duration(x) for x in np.median(seconds, axis=0))
     ratio = np.median(seconds[:, 0] / seconds[:, 1])
-    return f"| {name} | {ours}: {a} | {theirs}: {b} | {ratio:.2f} | {note} |"
+    ratio = f"{ratio:.2f}" if ratio > 0.1 else f"{ratio:.1g}"
+    return f"| {name} | {ours}: {a} | {theirs}: {b} | {ratio} | {note} |"
 
 
 def _duration(seconds):
@@ -53,45 +59,135 @@ def _duration(seconds):
     return f"{seconds / 1e-6:.3g} µs"
 
 
-def bench_predict(seeds=5):
-    """One warm prediction against `odeint`, at the tolerance that gives it the same error."""
-    times, hidden = np.geomspace(1e-2, 200.0, 200), 3
-    problem = odeae.Problem(
-        odeae.Spectrum.spiked(baselines.SPIKES, 1000), odeae.Autoencoder(hidden)
+def state_of(w, u):
+    """The package's state from rows (N, K) of a baseline."""
+    spikes = len(baselines.SPIKES)
+    modes = odeae.Modes(w[:spikes], u[:spikes]), odeae.Modes(w[spikes:], u[spikes:])
+    return odeae.State(*modes, np.zeros(w.shape[1]))
+
+
+def problem_of(**rates):
+    """The package's problem for the baselines' starts."""
+    spectrum = odeae.Spectrum.spiked(baselines.SPIKES, many.DIM)
+    return odeae.Problem(spectrum, odeae.Autoencoder(3), odeae.SGD(**rates))
+
+
+class Starts:
+    """One problem from several starts: what is exact, and the error of a solver."""
+
+    def __init__(self, times, seeds=5):
+        self.times, self.problem = times, problem_of()
+        self.curves = [baselines.Curve(*many.start(seed)) for seed in range(seeds)]
+        self.states = [state_of(curve.w0, curve.u0) for curve in self.curves]
+        self.exact = self.solve(baselines.solve_ivp_numpy, 1e-12, atol=1e-15, method="DOP853")
+
+    def predict(self):
+        return [odeae.predict(self.problem, state, self.times).error for state in self.states]
+
+    def solve(self, solver, rtol, **options):
+        """Errors of all starts by a baseline, with an absolute tolerance of rtol / 100."""
+        options = {"rtol": rtol, "atol": 1e-2 * rtol, **options}
+        return [
+            solver(*curve[:3], self.times, trace=curve.trace, **options) for curve in self.curves
+        ]
+
+    def gap(self, errors):
+        """Largest deviation from exact over the times, median over the starts."""
+        return np.median(np.abs(np.array(errors) - self.exact).max(axis=1))
+
+
+def bench_predict():
+    """One warm prediction against SciPy, at the tolerance that gives it the same error."""
+    starts = Starts(np.geomspace(1e-2, 200.0, 200))
+    ours = starts.gap(starts.predict())
+    yardsticks = (
+        ("odeint + Numba", baselines.odeint_numba, many.TOLERANCES, 41),
+        ("solve_ivp + NumPy", baselines.solve_ivp_numpy, many.TOLERANCES[4:18], 7),
     )
-    starts, states, exact = [], [], []
-    for seed in range(seeds):
-        rho, w, u, trace = baselines.random_start(baselines.SPIKES, 1.0, 1000, hidden, 0.1, seed)
-        m = len(baselines.SPIKES)
-        modes = odeae.Modes(w[:m], u[:m]), odeae.Modes(w[m:], u[m:])
-        states.append(odeae.State(*modes, np.zeros(hidden)))
-        starts.append((rho, w, u, times, trace))
-        tight = dict(trace=trace, rtol=1e-12, atol=1e-15, method="DOP853")
-        exact.append(baselines.solve_ivp_numpy(rho, w, u, times, **tight))
+    for name, solver, tolerances, repeats in yardsticks:
+        solve = functools.partial(starts.solve, solver)
+        errors = [starts.gap(solve(rtol)) for rtol in tolerances]
+        rtol, theirs = many.nearest(tolerances, errors, ours)
+        seconds = laps(starts.predict, functools.partial(solve, rtol), repeats=repeats)
+        note = (
+            f"error {ours:.1e} (rtol 1e-06) and {theirs:.1e} (rtol {rtol:.1e}), "
+            f"median of {len(starts.states)} starts"
+        )
+        per_curve = seconds / len(starts.states)
+        yield row("K=M=3 to t=200, 200 times", "predict", name, per_curve, note)
 
-    def odeint(tolerance, seed):
-        *start, trace = starts[seed]
-        options = dict(trace=trace, rtol=tolerance, atol=tolerance * 1e-2)
-        return baselines.odeint_numba(*start, **options)
 
-    def median_error(solve):
-        return np.median([np.abs(solve(seed) - exact[seed]).max() for seed in range(seeds)])
+def bench_euler(end=10.0):
+    """One warm prediction against Euler steps of the densities, each at the error that it has."""
+    starts = Starts(np.linspace(0.5, end, 20))
+    modes = [baselines.all_modes(*curve[:3], many.DIM) for curve in starts.curves]
 
-    ours = median_error(lambda seed: odeae.predict(problem, states[seed], times).error)
-    tolerances = 10.0 ** -np.arange(4.0, 10.1, 0.25)
-    errors = [median_error(lambda seed, rtol=rtol: odeint(rtol, seed)) for rtol in tolerances]
-    nearest = int(np.argmin(np.abs(np.log(np.array(errors) / ours))))
-    tolerance, theirs = tolerances[nearest], errors[nearest]
+    def euler(i):
+        return baselines.euler_densities(*modes[i], starts.times, trace=starts.curves[i].trace)
+
+    ours = starts.gap(starts.predict())
+    theirs = starts.gap([euler(i) for i in range(len(modes))])
     seconds = laps(
-        lambda: [odeae.predict(problem, state, times) for state in states],
-        lambda: [odeint(tolerance, seed) for seed in range(seeds)],
-        repeats=41,
+        lambda: odeae.predict(starts.problem, starts.states[0], starts.times),
+        lambda: euler(0),
+        repeats=3,
     )
+    per_unit = _duration(np.median(seconds[:, 1]) / end)
     note = (
-        f"error {ours:.0e} (rtol 1e-06) and {theirs:.0e} (rtol {tolerance:.0e}), "
-        f"median of {seeds} starts"
+        f"error {ours:.1e} and {theirs:.1e}, median of {len(modes)} starts; "
+        f"Euler at D = {many.DIM}, dt = 1/D: {per_unit} per unit of t"
     )
-    yield row("K=M=3 to t=200, 200 times", "predict", "odeint + Numba", seconds / seeds, note)
+    yield row(f"K=M=3 to t={end:.0f}, 20 times", "predict", "Euler on densities", seconds, note)
+
+
+def bench_many(processes=2):
+    """Many curves at once, per curve, against `odeint` on all processes at the same median error.
+
+    `sides`: functions without arguments that give the errors (n, T) of the whole grid.
+    """
+    with baselines.odeint_pool(processes) as pool:
+        grid = many.grid(pool)
+        sides = {
+            "vmap of predict": vmap_predict(grid),
+            "plain vmap of diffrax": baselines.vmap_diffrax(grid.curves, grid.times, rtol=1e-6),
+        }
+        for name, solve in sides.items():
+            yield many_row(name, solve, grid, pool, processes)
+
+
+def many_row(name, solve, grid, pool, processes):
+    """One side of `bench_many` against `odeint` on half as many of the curves."""
+    ours, part = grid.gap(solve()), grid.sample(len(grid.curves) // 2)
+    odeint, rtol, theirs = many.odeint_at(pool, part, ours)
+    counts = np.array([len(grid.curves), len(part.curves)])
+    seconds = laps(solve, odeint, repeats=5) / counts
+    note = f"error {ours:.1e} (rtol 1e-06) and {theirs:.1e} (rtol {rtol:.1e}), median of the curves"
+    what = f"{counts[0]} curves, per curve"
+    return row(what, name, f"odeint + Numba, {processes} processes", seconds, note)
+
+
+def builder(grid):
+    """Function of one curve's values, traced or not, that returns its problem and its state."""
+    starts = [many.start(seed) for seed in range(int(grid.seed.max()) + 1)]
+    w, u = (np.stack([start[part] for start in starts]) for part in (1, 2))
+
+    def build(lr_encoder, weight_decay, seed):
+        problem = problem_of(lr_encoder=lr_encoder, weight_decay=weight_decay)
+        return problem, state_of(jnp.asarray(w)[seed], jnp.asarray(u)[seed])
+
+    return build
+
+
+def vmap_predict(grid):
+    """Errors (n, T) of a grid by `jax.vmap` of `predict`."""
+    build = builder(grid)
+    batched = jax.jit(jax.vmap(lambda *values: odeae.predict(*build(*values), grid.times).error))
+
+    def solve():
+        with jax.enable_x64(True):
+            return np.asarray(batched(grid.lr_encoder, grid.weight_decay, grid.seed))
+
+    return solve
 
 
 def bench_dimension():
@@ -105,7 +201,7 @@ def bench_dimension():
     yield row("the same, dimension", "D = 10^9", "D = 10^3", seconds)
 
 
-def bench_sgd(dim=1000, short=1000, long=6000):
+def bench_sgd(dim=1000, short=1000, steps=5000):
     """Time of `simulate` per run and step: the difference of a long and a short simulation."""
     problem = odeae.Problem(odeae.Spectrum.spiked(baselines.SPIKES, dim), odeae.Autoencoder(3))
     state = odeae.random_state(problem)
@@ -113,21 +209,40 @@ def bench_sgd(dim=1000, short=1000, long=6000):
     def simulate(runs, steps):
         odeae.simulate(problem, state, [steps / dim], runs=runs, test_samples=1)
 
+    yardsticks = {
+        "NumPy normals": lambda: baselines.numpy_normals(dim, steps, 0),
+        "NumPy SGD": lambda: baselines.numpy_sgd_steps(dim, 3, steps, 0),
+    }
+    name = f"one SGD step, D={dim}, K=3"
     for runs in (1, 8):
+        torch = _torch_steps(dim, steps) if runs == 1 and HAS_TORCH else {}
+        theirs = yardsticks | torch
         seconds = laps(
             lambda runs=runs: simulate(runs, short),
-            lambda runs=runs: simulate(runs, long),
-            lambda: baselines.numpy_normals(dim, long - short, 0),
-            lambda: baselines.numpy_sgd_steps(dim, 3, long - short, 0),
+            lambda runs=runs: simulate(runs, short + steps),
+            *theirs.values(),
             repeats=7,
-        ) / (long - short)
-        ours = (seconds[:, 1] - seconds[:, 0]) / runs
-        name, note = (
-            f"one SGD step, D={dim}, K=3",
-            "one run" if runs == 1 else f"{runs} runs at once, per run",
         )
-        for yardstick, theirs in (("NumPy normals", seconds[:, 2]), ("NumPy SGD", seconds[:, 3])):
-            yield row(name, "simulate", yardstick, np.stack([ours, theirs], axis=1), note)
+        ours = (seconds[:, 1] - seconds[:, 0]) / runs
+        columns = dict(zip(theirs, seconds[:, 2:].T, strict=True))
+        slower = sorted(torch, key=lambda name: np.median(columns[name]))[1:]
+        note = "one run" if runs == 1 else f"{runs} runs at once, per run"
+        for yardstick, column in columns.items():
+            if yardstick not in slower:
+                pair = np.stack([ours, column], axis=1) / steps
+                yield row(name, "simulate", yardstick, pair, note)
+    if not HAS_TORCH:
+        yield f"| {name} | simulate | PyTorch SGD | | skipped, as PyTorch is not installed |"
+
+
+def _torch_steps(dim, steps):
+    """PyTorch's loop on one thread and on as many as it takes; the faster one counts."""
+    return {
+        f"PyTorch SGD, {label}": functools.partial(
+            baselines.torch_sgd_steps, dim, 3, steps, 0, threads
+        )
+        for label, threads in (("one thread", 1), ("default threads", None))
+    }
 
 
 def bench_cold(repeats=3):
@@ -167,7 +282,7 @@ def hardware():
     if info.exists():
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         processor = models[0].split(":")[1].strip() if models else processor
-    names = ("jax", "diffrax", "numpy", "scipy", "numba")
+    names = ["jax", "diffrax", "numpy", "scipy", "numba"] + ["torch"] * HAS_TORCH
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     return (
         f"{processor}, {os.cpu_count()} cores, JAX on {jax.default_backend()}, "
@@ -178,7 +293,8 @@ def hardware():
 def lines():
     yield hardware()
     yield "\n| | one | other | one / other | |\n|---|---|---|---|---|"
-    for bench in (bench_predict, bench_dimension, bench_sgd, bench_cold):
+    benches = (bench_predict, bench_dimension, bench_euler, bench_many, bench_sgd, bench_cold)
+    for bench in benches:
         yield from bench()
 
 
