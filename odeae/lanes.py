@@ -126,10 +126,12 @@ class Lanes(diffrax.AbstractSolver):
         """Let every lane in work try `ROUND` steps, then serve the queue, if there is one."""
 
         def attempt(_, carry):
-            return self._attempt(terms, *carry, args.common)
+            y, work = carry
+            return self._attempt(terms, y, work, args.common)
 
         y, work = jax.lax.fori_loop(0, ROUND, attempt, (y0, solver_state.work))
-        slots, result = solver_state._replace(work=work), diffrax.RESULTS.successful
+        slots: Slots = solver_state._replace(work=work)
+        result = diffrax.RESULTS.successful
         if slots.lanes is not None:
             y, slots = _serve(y, slots)
             done = jnp.all(slots.work.status != IN_WORK)
@@ -311,7 +313,7 @@ def _columns(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda x: x[..., index], tree)
 
 
-def _solve(pair, measure, y, slots: Slots, common: Common, rounds):
+def _solve(pair, measure, y, slots: Slots, common: Common, rounds) -> tuple[Real, Slots]:
     """Integrate the lanes in work: for some rounds, or until the queue is empty."""
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
@@ -329,6 +331,7 @@ def _solve(pair, measure, y, slots: Slots, common: Common, rounds):
         throw=False,
     )
     assert solution.ys is not None
+    assert solution.solver_state is not None
     return solution.ys[0], solution.solver_state
 
 
@@ -385,6 +388,7 @@ def solve_lanes(
         number = jnp.arange(slots)
         queue = Slots(_columns(lanes, number), number, y, lanes, jnp.asarray(slots))
         _, queue = _solve(pair, measure, y[:, number], queue, common, 1e15)
+    assert queue.lanes is not None
     lanes = _columns(queue.lanes, np.arange(n))
     values = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), lanes.measured)
     return values, lanes.status, lanes.t

@@ -52,6 +52,7 @@ class Equations(eqx.Module):
         return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def state(self, y) -> State:
+        """Return the state of what `pack` made."""
         hidden, width = self.network.hidden, self.network.width
         split = self.inputs.spikes.shape[0]
         rows = split + self.inputs.bulk.shape[0]
@@ -64,6 +65,7 @@ class Equations(eqx.Module):
 
 # Module-level functions: a fresh lambda per call would make every call compile again.
 def vector_field(t, y, equations: Equations):
+    """Return the drift of packed rows at time t."""
     rule = equations.rule
     drift = rule.drift(equations.network, equations.inputs, equations.state(y), rule.factor(t))
     return equations.pack(drift)
@@ -100,6 +102,7 @@ def _stop(t, y, equations: Equations, **kwargs):
 
 
 def max_norm(y):
+    """Return the largest entry, infinite if there is a NaN."""
     # An RMS norm would be diluted by the passive rows of the bulk. NaN must count as infinite:
     # the next step would be NaN too, and no step after it would ever be accepted.
     return jnp.max(jnp.where(jnp.isnan(y), jnp.inf, jnp.abs(y)))

@@ -172,7 +172,9 @@ class _Plan:
     solver: Any
     max_steps: int
     layout: Layout = field(init=False)
-    built: dict = field(default_factory=dict)  # jitted builders, by the values that aren't traced
+    built: dict = field(
+        default_factory=dict
+    )  # compiled builders, by the values that aren't traced and size
 
     def __getstate__(self):
         return self.__dict__ | {"built": {}}
@@ -189,7 +191,10 @@ class _Plan:
         kinds = {name: (*shapes.get(name, pairs), "float64") for name in ["error", *self.save]}
         kinds["stop_time"] = kinds["final_excess"] = ((), (), "float64")
         kinds["status"] = ((), (), "int8")
-        return {name: Variable(*kind, _ATTRS[name]) for name, kind in kinds.items()}
+        return {
+            name: Variable(dims, shape, dtype, _ATTRS[name])
+            for name, (dims, shape, dtype) in kinds.items()
+        }
 
     def empty(self) -> dict[str, np.ndarray]:
         """Arrays for the whole sweep, without any result."""
@@ -238,7 +243,8 @@ class _Plan:
             tree = jax.tree.map(
                 lambda *x: np.concatenate(x, axis=-1), *(tree for _, tree in family)
             )
-            self._solve(which, *tree, out)
+            equations, states, floor = tree
+            self._solve(which, equations, states, floor, out)
         return {name: x.reshape(self.layout.shape(i, name)) for name, x in out.items()}
 
     def _built(self, lanes: list[dict[str, int]]) -> Iterator[tuple[np.ndarray, Any]]:
@@ -248,32 +254,29 @@ class _Plan:
         for lane, at in enumerate(lanes):
             groups.setdefault(tuple(at[name] for name in fixed), []).append(lane)
         for at, members in groups.items():
-            values = {name: self.columns[name][j] for name, j in zip(fixed, at, strict=True)}
-            if not self.traced:
-                one = to_numpy(_lane(self.build, values))
-                same = len(members)
-                tree = jax.tree.map(lambda x: np.repeat(np.asarray(x)[..., None], same, -1), one)
-            else:
-                numbers = [
-                    np.array([self.columns[name][lanes[lane][name]] for lane in members])
-                    for name in self.traced
-                ]
-                # One size, so that it's compiled once.
-                size = min(_power_of_two(len(members)), math.prod(self.layout.chunk))
-                fill = np.minimum(np.arange(size), len(members) - 1)
-                tree = self._builder(at, values)(*(x[fill] for x in numbers))
-                tree = jax.tree.map(lambda x: np.asarray(x)[..., : len(members)], tree)
-            yield np.array(members), tree
+            yield np.array(members), self._group(at, fixed, [lanes[lane] for lane in members])
 
-    def _builder(self, at: tuple, values: dict[str, Any]) -> Callable:
-        if at not in self.built:
+    def _group(self, at: tuple, fixed: list[str], lanes: list[dict[str, int]]) -> Any:
+        """Equations, states and PCA errors of lanes that differ in traced values alone."""
+        values = {name: self.columns[name][j] for name, j in zip(fixed, at, strict=True)}
+        n = len(lanes)
+        if not self.traced:
+            one = to_numpy(_lane(self.build, _plain(values)))
+            return jax.tree.map(lambda x: np.repeat(np.asarray(x)[..., None], n, -1), one)
+        size = min(_power_of_two(n), math.prod(self.layout.chunk))  # few sizes to compile for
+        fill = [lanes[min(i, n - 1)] for i in range(size)]
+        numbers = [self.columns[name][[lane[name] for lane in fill]] for name in self.traced]
+        if (at, size) not in self.built:
 
             def one(*numbers):
                 traced = dict(zip(self.traced, numbers, strict=True))
-                return _lane(self.build, {**values, **traced})
+                return _lane(self.build, {**_plain(values), **traced})
 
-            self.built[at] = jax.jit(jax.vmap(one, out_axes=-1))
-        return self.built[at]
+            lowered = jax.jit(jax.vmap(one, out_axes=-1)).lower(*numbers)
+            # It runs for milliseconds, so that to optimise it would take longer.
+            self.built[at, size] = lowered.compile({"xla_backend_optimization_level": 0})
+        tree = self.built[at, size](*numbers)
+        return jax.tree.map(lambda x: np.asarray(x)[..., :n], tree)
 
     def _solve(self, which, equations, states, floor, out) -> None:
         """Solve lanes of one structure and put them into `out`."""
@@ -429,21 +432,24 @@ def _probes(columns: dict[str, Any], zipped: bool) -> list[dict[str, Any]]:
     return [{n: columns[n][i] for n, i in place.items()} for place in distinct.values()]
 
 
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Python's numbers for NumPy's: a build may ask for an int."""
+    return {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
+
+
 def _described(values: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name}={value.item() if isinstance(value, np.generic) else value!r:.40}"
-        if not isinstance(value, np.generic)
-        else f"{name}={value.item():.6g}"
-        for name, value in values.items()
-    )
+    texts = {
+        name: f"{v:.6g}" if isinstance(v, float) else f"{v!r:.40}"
+        for name, v in _plain(values).items()
+    }
+    return ", ".join(f"{name}={text}" for name, text in texts.items())
 
 
 @in_float64
 def _probe(build: Callable, values: dict[str, Any], times: Any) -> tuple[Equations, State, Any]:
     """Build one lane of concrete values; errors say which."""
-    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
     try:
-        lane = _lane(build, plain)
+        lane = _lane(build, _plain(values))
         check_schedule(lane[0].rule.schedule, times[-1])
     except Exception as error:
         said = " ".join(str(error).split())
