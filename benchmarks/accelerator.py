@@ -80,6 +80,32 @@ def lanes(options):
     return found
 
 
+def sweep(options):
+    """The same curves as `lanes` through `odeae.sweep`, in one chunk.
+
+    `per_curve` against that of `lanes` is what lanes gain over `vmap`.
+    """
+    times, found = np.geomspace(1e-2, 200.0, 200), {}
+
+    def build(rate, seed):
+        problem = small_problem(rate)
+        return problem, odeae.random_state(problem, seed=seed)
+
+    for n in options.lanes:
+        grid = {"rate": np.geomspace(0.3, 3.0, n), "seed": np.arange(n)}
+
+        def solve(grid=grid, n=n):
+            return odeae.sweep(build, grid, times, zip=True, chunk=n)
+
+        found[n] = timed(solve, max(2, options.repeats // 3))
+        found[n] |= {
+            "per_curve": found[n]["median"] / n,
+            "failed": int(np.sum(solve().status != odeae.Status.OK)),
+        }
+        print(f"  {n} curves: {1e3 * found[n]['per_curve']:.3g} ms a curve", flush=True)
+    return found
+
+
 def large(options):
     """D = 1024, K = 64, erf, every mode its own, ρ ∝ 1/τ with mean 1, t = 10, 20 times."""
     rho = 1.0 / np.arange(1.0, 1025.0)
@@ -91,7 +117,7 @@ def large(options):
 
 
 # One function from the options to a JSON value for each part; a new part is one function here.
-SECTIONS = {"single": single, "lanes": lanes, "large": large}
+SECTIONS = {"single": single, "lanes": lanes, "sweep": sweep, "large": large}
 
 
 def header():
@@ -124,7 +150,7 @@ def arguments():
     if options.lanes is None:
         options.lanes = [16, 64] if is_cpu else [64, 256, 1024, 4096]
     if options.only is None:
-        options.only = ["single", "lanes"] if is_cpu else list(SECTIONS)
+        options.only = ["single", "lanes", "sweep"] if is_cpu else list(SECTIONS)
     return options
 
 

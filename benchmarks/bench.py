@@ -8,6 +8,7 @@ import datetime
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import subprocess
@@ -24,6 +25,7 @@ import numpy as np
 import readme
 
 import odeae
+from odeae.workers import process_pool
 
 ROOT = Path(__file__).parent.parent
 ODEAE = [sys.executable, "-m", "odeae"]
@@ -155,6 +157,45 @@ def bench_many(processes=2):
             yield many_row(name, solve, grid, pool, processes)
 
 
+def bench_sweep(processes=2, seeds=100):
+    """10,000 curves through `sweep` on warm processes, against the same through `odeint`."""
+    with baselines.odeint_pool(processes) as pool, process_pool(processes) as workers:
+        part = many.grid(pool)  # the first starts of the sweep, the exact curves of which are known
+        grid = {
+            "lr_encoder": np.unique(part.lr_encoder),
+            "weight_decay": np.unique(part.weight_decay),
+            "seed": np.arange(seeds),
+        }
+        build, last = builder(part, seeds), int(part.seed.max())
+
+        def solve():
+            return odeae.sweep(build, grid, part.times, executor=workers).error
+
+        ours = part.gap(solve().isel(seed=slice(last + 1)).values.reshape(part.exact.shape))
+        odeint, rtol, theirs = many.odeint_at(pool, part, ours)
+        vmap, vmap_rtol, vmap_error = vmap_at(part, ours)
+        counts = np.array([math.prod(map(len, grid.values())), len(part.curves), len(part.curves)])
+        seconds = laps(solve, odeint, vmap, repeats=5) / counts
+    name, left = f"{counts[0]} curves, per curve", f"sweep, {processes} processes"
+    note = "error {:.1e} (rtol 1e-06) and {:.1e} (rtol {:.1e}), median of the curves"
+    right = f"odeint + Numba, {processes} processes"
+    yield row(name, left, right, seconds[:, :2], note.format(ours, theirs, rtol))
+    note = note.format(ours, vmap_error, vmap_rtol)
+    yield row(name, left, "plain vmap of diffrax", seconds[:, [0, 2]], note)
+
+
+def vmap_at(part, target):
+    """The plain `vmap` of diffrax at the tolerance whose error is nearest to `target`."""
+    tolerances = (1e-6, 1e-7, 1e-8)
+    solvers = {
+        rtol: baselines.vmap_diffrax(part.curves, part.times, rtol, rtol * 1e-2)
+        for rtol in tolerances
+    }
+    errors = [part.gap(solvers[rtol]()) for rtol in tolerances]
+    rtol, error = many.nearest(tolerances, errors, target)
+    return solvers[rtol], rtol, error
+
+
 def many_row(name, solve, grid, pool, processes):
     """One side of `bench_many` against `odeint` on half as many of the curves."""
     ours, part = grid.gap(solve()), grid.sample(len(grid.curves) // 2)
@@ -166,9 +207,9 @@ def many_row(name, solve, grid, pool, processes):
     return row(what, name, f"odeint + Numba, {processes} processes", seconds, note)
 
 
-def builder(grid):
+def builder(grid, seeds=None):
     """Function of one curve's values, traced or not, that returns its problem and its state."""
-    starts = [many.start(seed) for seed in range(int(grid.seed.max()) + 1)]
+    starts = [many.start(seed) for seed in range(seeds or int(grid.seed.max()) + 1)]
     w, u = (np.stack([start[part] for start in starts]) for part in (1, 2))
 
     def build(lr_encoder, weight_decay, seed):
@@ -199,6 +240,19 @@ def bench_dimension():
 
     seconds = laps(solve(10**9), solve(10**3), repeats=41)
     yield row("the same, dimension", "D = 10^9", "D = 10^3", seconds)
+
+
+def bench_large():
+    """All modes of a spectrum that falls like a power law, and a wide layer."""
+
+    def solve(dim, hidden):
+        spectrum = odeae.Spectrum.power_law(dim, 1.2, spikes=dim)
+        problem = odeae.Problem(spectrum, odeae.Autoencoder(hidden))
+        state, times = odeae.random_state(problem), odeae.log_times(100.0, 50)
+        return lambda: odeae.predict(problem, state, times)
+
+    seconds = laps(solve(1024, 64), solve(512, 64), repeats=5)
+    yield row("K=64, every mode its own, to t=100", "D = 1024", "D = 512", seconds)
 
 
 def bench_sgd(dim=1000, short=1000, steps=5000):
@@ -293,8 +347,8 @@ def hardware():
 def lines():
     yield hardware()
     yield "\n| | one | other | one / other | |\n|---|---|---|---|---|"
-    benches = (bench_predict, bench_dimension, bench_euler, bench_many, bench_sgd, bench_cold)
-    for bench in benches:
+    solves = (bench_predict, bench_dimension, bench_large, bench_euler, bench_many, bench_sweep)
+    for bench in (*solves, bench_sgd, bench_cold):
         yield from bench()
 
 

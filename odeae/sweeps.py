@@ -268,13 +268,13 @@ class _Plan:
         numbers = [self.columns[name][[lane[name] for lane in fill]] for name in self.traced]
         if (at, size) not in self.built:
 
-            def one(*numbers):
+            def lane(*numbers):
                 traced = dict(zip(self.traced, numbers, strict=True))
                 return _lane(self.build, {**_plain(values), **traced})
 
-            lowered = jax.jit(jax.vmap(one, out_axes=-1)).lower(*numbers)
+            lowered = jax.jit(jax.vmap(lane, out_axes=-1)).lower(*numbers)
             # It runs for milliseconds, so that to optimise it would take longer.
-            self.built[at, size] = lowered.compile({"xla_backend_optimization_level": 0})
+            self.built[at, size] = lowered.compile({"xla_backend_optimization_level": "0"})
         tree = self.built[at, size](*numbers)
         return jax.tree.map(lambda x: np.asarray(x)[..., :n], tree)
 
