@@ -82,7 +82,6 @@ class Here(NamedTuple):
 
 def _field(_, y, here: Here):
     """The drift of every lane's rows y (numbers, S) at its own time."""
-    (y,) = computed_once((y,))
     equations, rule, factor = here.equations, here.equations.rule, 1.0
     if rule.schedule is not None:
         factor = jax.vmap(lambda schedule, t: schedule(t), in_axes=(-1, 0))(rule.schedule, here.t)
@@ -145,7 +144,7 @@ class Lanes(diffrax.AbstractSolver):
         new_t = jnp.where(h < lane.dt, end, lane.t + h)
         stages, y1 = [lane.k], y
         for c, row in zip(tableau.c, tableau.a_lower, strict=True):
-            y1 = y + h * _combined(row, stages)
+            y1 = _advanced(y, h, row, stages)
             stages.append(terms.vf(0.0, y1, Here(lane.equations, lane.t + c * h)))
         error = h * _combined(tableau.b_error, stages)
         size = jnp.maximum(jnp.abs(y), jnp.abs(y1))
@@ -200,7 +199,7 @@ class Lanes(diffrax.AbstractSolver):
             measured, saved = carry
             is_due, next_time = due(saved)
             weights = _interpolation(self.pair, (next_time - lane.t) / h)
-            (at_time,) = computed_once((y + h * _combined(weights, stages),))
+            at_time = _advanced(y, h, weights, stages)
             row = jnp.where(is_due, saved, count)
 
             def put(old, new):
@@ -227,6 +226,11 @@ def _interpolation(pair, theta):
     return jax.vmap(weights, out_axes=-1)(theta)
 
 
+def _advanced(y, h, weights, stages):
+    """y + h Σ_i weights_i k_i."""
+    return computed_once(lambda: y + h * _combined(weights, stages), y)
+
+
 def _combined(weights, stages):
     """Σ_i weights_i k_i without the terms that are known to be 0."""
     return sum(
@@ -238,10 +242,10 @@ def _combined(weights, stages):
 
 def _largest(values):
     """Largest entry of each lane; NaN counts as infinite."""
-    values = jnp.where(jnp.isnan(values), jnp.inf, values)
     # XLA on a CPU reduces more than 32 rows by a slow detour.
     parts = [jnp.max(values[i : i + 32], axis=0) for i in range(0, values.shape[0], 32)]
-    return jnp.max(jnp.stack(parts), axis=0)
+    largest = jnp.max(jnp.stack(parts), axis=0)  # NaN if there is one
+    return jnp.where(jnp.isnan(largest), jnp.inf, largest)
 
 
 def _serve(y, slots: Slots) -> tuple[Real, Slots]:

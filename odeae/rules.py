@@ -87,19 +87,21 @@ class AbstractRule(eqx.Module):
         total = total_overlaps(state, inputs)
         q, R = diagonal(total.Q1), diagonal(total.R1)
         b = state.bias if network.bias else None
-        a = network.activation.averages(total.Q1, b)
         T0 = self.seen(total.T0)
-        own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
-        back = a.c_b * R - jnp.sum(T0 * a.B, axis=1)
-        mean = None
-        if total.output is not None:
-            mean, T0_0 = mean_output(network.activation, q, b), total.output.T0[:-1]
-            own, back = own - T0_0 * a.c_b, back - T0_0 * a.c
-        # All that there is of pairs, with the rates: the rows, of which there are many, come last.
-        pull, push = on_diagonal(own) - T0 * a.P, self.seen(a.G)
-        from_u, from_w, to_w, to_u, back, mean = computed_once(
-            (lr_w * a.c, lr_u * a.c, lr_w * pull, lr_u * push, back, mean)
-        )
+
+        def pairs():
+            """Return all that concerns pairs, with the rates; rows, of which there are many, wait."""
+            a = network.activation.averages(total.Q1, b)
+            own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
+            back = a.c_b * R - jnp.sum(T0 * a.B, axis=1)
+            mean = None
+            if total.output is not None:
+                mean, T0_0 = mean_output(network.activation, q, b), total.output.T0[:-1]
+                own, back = own - T0_0 * a.c_b, back - T0_0 * a.c
+            pull, push = on_diagonal(own) - T0 * a.P, self.seen(a.G)
+            return lr_w * a.c, lr_u * a.c, lr_w * pull, lr_u * push, back, mean
+
+        from_u, from_w, to_w, to_u, back, mean = computed_once(pairs, w)
         encoder = rho * (from_u[None] * u) + (rho + inputs.noise) * mixed(w, to_w)
         decoder = rho * (from_w[None] * w) - mixed(u, to_u)
         output = None
