@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from odeae.ensembles import ensemble
     from odeae.gaussian import bvn_cdf
     from odeae.initial import aligned_state, draw_weights, random_state, state_from_weights
-    from odeae.plotting import plot
+    from odeae.plotting import plot, plot_sweep
     from odeae.prediction import predict
     from odeae.problem import Problem
     from odeae.rules import SGD, Hebb, Oja, Sanger
@@ -34,7 +34,7 @@ _HOME = {
     "ensembles": "ensemble",
     "gaussian": "bvn_cdf",
     "initial": "aligned_state draw_weights random_state state_from_weights",
-    "plotting": "plot",
+    "plotting": "plot plot_sweep",
     "prediction": "predict",
     "problem": "Problem",
     "rules": "SGD Hebb Oja Sanger",
@@ -85,6 +85,7 @@ __all__ = [
     "load",
     "log_times",
     "plot",
+    "plot_sweep",
     "predict",
     "random_state",
     "save_all",

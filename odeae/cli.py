@@ -1,5 +1,6 @@
-"""The shell: `odeae predict | simulate | compare | spectrum | validate | demo`."""
+"""The shell: `odeae predict | simulate | compare | sweep | spectrum | validate | demo`."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -72,7 +73,8 @@ def _command(*tables: list[config.Setting]) -> Callable:
             option = typer.Option(
                 *names, help=text, metavar=s.metavar, rich_help_panel=s.section, show_default=False
             )
-            parameters.append((s.key, Annotated[s.type | None, option], None))
+            kind = list[str] if s.type is dict else s.type
+            parameters.append((s.key, Annotated[kind | None, option], None))
         parameters.append(("as_json", Json, False))
         command.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
             [
@@ -108,11 +110,12 @@ def _check_outputs(values: dict[str, Any]) -> None:
     """Refuse outputs that can't be written before any work is done."""
     from odeae.files import check_output
 
-    given = {n: values.get(n) for n in ("output", "plot", "plot_overlaps")}
+    given = {n: values.get(n) for n in ("output", "plot", "plot_overlaps", "store")}
     files = {name: path for name, path in given.items() if path is not None}
     for name, path in files.items():
-        check_output(path, values["overwrite"])
-        if name != "output":
+        if name != "store":
+            check_output(path, values["overwrite"])
+        if name in ("plot", "plot_overlaps"):
             _check_picture(name, path)
         same = next(other for other in files if files[other] == path)
         if same != name:
@@ -429,6 +432,129 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
             },
         )
         print(check)
+
+
+@_command(config.COMMON, config.SOLVE, config.SWEEP, config.SWEEP_OUTPUT)
+def sweep(values: dict[str, Any], as_json: bool) -> None:
+    """Predict a curve for every point of a grid of settings, and keep them as they come.
+
+    With --store, an interrupted sweep loses nothing that was done: the same command goes on.
+    """
+    _check_outputs(values)
+    if values["diffusion"]:
+        raise ValueError("`diffusion` is for `odeae predict`: a sweep has no noise of SGD's steps")
+    grid = config.build_grid(values)
+    _start_jax()
+    from odeae.sweeps import sweep as sweep_
+
+    store, save = values["store"], values["save"]
+    options = {name: values[name] for name in ("zip", "rtol", "atol", "max_steps", "chunk")}
+    options["save"] = save.replace(",", " ").split() if isinstance(save, str) else save or ()
+    options["progress"] = _bar() if values["progress"] is None else values["progress"]
+    build, times = config.Build.of(values, grid), config.build_times(values, 200)
+    before = _stored_curves(store)
+    try:
+        with config.build_pool(values) or contextlib.nullcontext() as pool:
+            curves = sweep_(build, grid, times, store=store, executor=pool, **options)
+    except KeyboardInterrupt:
+        if store is None:
+            raise
+        line = f"{_stored_curves(store)} completed curves are kept in {store!r}"
+        print(f"odeae: interrupted, {line}: run the same command to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+    done = []
+    if values["output"] is not None:
+        from odeae.files import writing
+
+        with writing(values["output"], values["overwrite"]) as temporary:
+            curves.to_netcdf(temporary, engine="h5netcdf")
+        done.append(values["output"])
+    about = _about_sweep(curves, grid)
+    if values["plot"] is not None and about["best"] is not None:
+        from odeae.plotting import plot_sweep
+
+        axes = plot_sweep(curves, **_what_to_plot(curves))
+        _save_figure(axes, values["plot"], values["overwrite"])
+        done.append(values["plot"])
+    if as_json:
+        _dump(about | {"store": store})
+    else:
+        _print_sweep(about, curves, before, store)
+        if done:
+            print("wrote " + ", ".join(done))
+    if about["best"] is None:
+        from odeae.trajectory import Status
+
+        status, stop = (curves[name].values.flat[0] for name in ("status", "stop_time"))
+        raise RuntimeError(f"no curve finished; the first {Status(int(status)).message(stop)}")
+
+
+def _stored_curves(store: str | None) -> int:
+    """How many curves a store holds; 0 for what is none, of which `sweep` says what is wrong."""
+    if store is None or not (Path(store) / "zarr.json").is_file():
+        return 0
+    try:
+        import xarray
+
+        return int((xarray.open_zarr(store, chunks=None)["status"] >= 0).sum())
+    except Exception:  # whatever Zarr and xarray raise on what no sweep wrote
+        return 0
+
+
+def _about_sweep(curves: Any, grid: dict[str, list]) -> dict[str, Any]:
+    """Sizes, statuses and the best point of a sweep."""
+    import numpy as np
+
+    from odeae.trajectory import Status
+
+    status, excess = curves["status"].values, curves["final_excess"].values
+    counts = {s.name.lower(): int(np.sum(status == s)) for s in Status}
+    best = None
+    if counts["ok"]:
+        place = np.unravel_index(np.nanargmin(np.where(status == 0, excess, np.nan)), status.shape)
+        at = curves[list(grid)].isel(dict(zip(curves["status"].dims, place, strict=True)))
+        best = {name: at[name].item() for name in grid}
+        best["final_excess"] = float(excess[place])
+    sizes = {name: len(values) for name, values in grid.items()}
+    return {
+        "curves": status.size,
+        "grid": sizes,
+        "status": {name: count for name, count in counts.items() if count},
+        "best": best,
+    }
+
+
+def _print_sweep(about: dict[str, Any], curves: Any, before: int, store: str | None) -> None:
+    def text(value: Any) -> str:
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    zipped = curves["status"].dims == ("lane",)
+    over = [name if zipped else f"{name} ({size})" for name, size in about["grid"].items()]
+    print(f"{about['curves']} curves over {(', ' if zipped else ' × ').join(over)}")
+    print("status   " + ", ".join(f"{count} {name}" for name, count in about["status"].items()))
+    if about["best"] is not None:
+        at = ", ".join(f"{k}={text(v)}" for k, v in about["best"].items() if k in about["grid"])
+        end = float(curves["time"][-1])
+        print(f"best     {at}: {about['best']['final_excess']:.4g} above PCA at t={end:g}")
+    if store is not None:
+        new = about["curves"] - before
+        what = f"{new} of them new" if new else "nothing was left to do"
+        print(f"store    {store} ({what}): xarray.open_zarr({store!r})")
+
+
+def _what_to_plot(curves: Any) -> dict[str, Any]:
+    """What a picture of any sweep can show: its first two parameters, seeds averaged."""
+    dims = curves["status"].dims
+    zipped = dims == ("lane",)
+    names = [name for name, x in curves.coords.items() if x.dims == dims] if zipped else list(dims)
+    varied = [name for name in names if len(set(curves[name].values.tolist())) > 1] or names[:1]
+    varied.sort(key=lambda name: curves[name].dtype.kind not in "iuf")
+    averaged = ["seed"] if "seed" in varied and len(varied) > 1 else []
+    shown = [name for name in varied if name not in averaged]
+    if zipped:
+        return dict(zip("xy", shown, strict=False))
+    select = {name: curves[name].values[0] for name in shown[2:]}
+    return {**dict(zip("xy", shown, strict=False)), "select": select, "mean": averaged}
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """One table of settings for the shell and for TOML files, and what is built from them."""
 
 import dataclasses
+import operator
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ from odeae.words import nearest, one_of
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A setting: `--name` in the shell, `name = …` under `[section]` in a TOML file."""
+    """A setting: `--name` in the shell, `name = …` under `[section]` in a TOML file.
+
+    One of type dict is a table in the file, and NAME=VALUE pairs in the shell.
+    """
 
     name: str
     section: str
@@ -108,6 +113,34 @@ OUTPUT = _table(
     ("plot-overlaps", str, "Draw overlaps with principal components into this.", None, "FILE.png"),
     ("overwrite", bool, "Replace existing output files.", False),
 )
+SWEEP_OUTPUT = [s for s in OUTPUT if s.key != "plot_overlaps"]
+SWEEP = _table(
+    "sweep",
+    (
+        "grid",
+        dict,
+        "Sweep a setting, repeated: lr=0.1,0.3,1 or weight_decay=1e-4:1e-1:20:log or seed=0:9 "
+        "(FROM:TO:COUNT, of whole numbers every one). In the file: the table \\[sweep.grid].",
+        None,
+        "NAME=VALUES",
+    ),
+    ("zip", bool, "Take the values side by side instead of crossing them.", False),
+    ("save", str, "Store these too: error_clean,Q1,R1,T1,T0,Q0,bias.", None, "LIST"),
+    ("store", str, "Fill this folder chunk by chunk; run again to go on.", None, "FOLDER.zarr"),
+    ("chunk", int, "Curves that are computed and stored at once; default: by their kind."),
+    ("workers", int, "Compute in this many processes of this machine."),
+    ("devices", bool, "Compute in one process per accelerator of this machine.", False),
+    ("dask", str, "Compute on the workers of the Dask scheduler tcp://HOST:PORT.", None, "ADDRESS"),
+    (
+        "slurm",
+        dict,
+        "Compute in SLURM jobs, with submitit's parameters: slurm_partition=gpu,timeout_min=60, "
+        "and folder=… for jobs and logs \\[odeae-slurm]; cluster=local to try it out.",
+        None,
+        "KEY=VALUE,…",
+    ),
+    ("progress", bool, "A bar on stderr; default: at a terminal."),
+)
 COMMON = [*SPECTRUM, *NETWORK, *RULE, *STATE, *TIMES]
 
 
@@ -121,6 +154,13 @@ def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> di
     given = {key: value for key, value in flags.items() if value is not None}
     if path is not None:
         values |= _read_toml(Path(path), settings)
+    for s in settings:
+        if s.type is dict and s.key in given:
+            given[s.key] = (values[s.key] or {}) | _pairs(s, given[s.key])
+    if any(key in given for key in _PLACES):
+        values |= {s.key: s.default for s in settings if s.key in _PLACES}  # as for times
+    for key in (given.get("grid") or values.get("grid") or {}).keys() & given:
+        raise ValueError(f"`{key}` is swept, and also given a value: give one of the two")
     if "times" in values and ("end" in given or "count" in given):
         values["times"] = None  # the flags ask for other times than the file
     return values | given
@@ -160,6 +200,11 @@ def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
 def _typed(setting: Setting, value: Any, path: Path) -> Any:
     if isinstance(value, list) and setting.metavar == "LIST":
         return value
+    if setting.type is dict:
+        if isinstance(value, dict):
+            return value
+        table = f"[{setting.section}.{setting.key}]"
+        raise ValueError(f"{path}: {setting.key} must be a table, {table}, got {value!r}")
     whole = isinstance(value, int) and not isinstance(value, bool)
     good = {
         int: whole,
@@ -176,7 +221,23 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
     return setting.type(value)
 
 
-ALL = [*COMMON, *SOLVE, *ENSEMBLE, *RUNS, *OUTPUT]
+ALL = [*COMMON, *SOLVE, *ENSEMBLE, *RUNS, *SWEEP, *OUTPUT]
+_PLACES = ("workers", "devices", "dask", "slurm")
+
+
+def _pairs(setting: Setting, texts: list[str]) -> dict[str, str]:
+    """The NAME=VALUE pairs of a flag that may be repeated; commas may stand between pairs."""
+    pairs = {}
+    for text in texts:
+        for part in re.split(r",(?=[A-Za-z][\w-]*=)", text):
+            name, equal, value = part.partition("=")
+            key = name.strip().replace("-", "_")
+            if not (key and equal):
+                raise ValueError(f"--{setting.name} must be {setting.metavar}, got {part!r}")
+            if key in pairs:
+                raise ValueError(f"--{setting.name} gives {key!r} twice")
+            pairs[key] = value.strip()
+    return pairs
 
 
 def numbers(name: str, value: Any) -> list[float]:
@@ -198,10 +259,14 @@ _SOURCES = {
 }
 
 
-def build_spectrum(values: dict[str, Any]) -> Any:
+def build_spectrum(values: dict[str, Any], read: dict | None = None) -> Any:
     """Return the `Spectrum` that the settings describe.
 
-    Raises `ValueError` unless there is exactly one source, and for settings it doesn't take.
+    `read`: eigenvalues of files that were read before, by (source, file); of such a file there is
+    no basis.
+
+    Raises `ValueError` unless there is exactly one source, and for settings that it
+    doesn't take.
     """
     from odeae.inputs import read_array
     from odeae.spectrum import Spectrum
@@ -227,6 +292,9 @@ def build_spectrum(values: dict[str, Any]) -> Any:
             return Spectrum.power_law(values["dim"], values["power_law"], **options)
         bulk = {} if values["bulk"] is None else {"bulk": values["bulk"]}
         return Spectrum.spiked(numbers("spikes", values["spikes"]), values["dim"], **bulk)
+    known = (read or {}).get((source, values[source]))
+    if known is not None:
+        return Spectrum.from_eigenvalues(known, **options)
     build = {
         "data": Spectrum.from_data,
         "covariance": Spectrum.from_covariance,
@@ -235,8 +303,8 @@ def build_spectrum(values: dict[str, Any]) -> Any:
     return build[source](read_array(values[source]), **options)
 
 
-def build_problem(values: dict[str, Any]) -> Any:
-    """Return the `Problem` that the settings describe.
+def build_problem(values: dict[str, Any], read: dict | None = None) -> Any:
+    """Return the `Problem` that the settings describe; `read` as in `build_spectrum`.
 
     Raises `ValueError` for settings that the rule doesn't take.
     """
@@ -256,7 +324,8 @@ def build_problem(values: dict[str, Any]) -> Any:
     settings = {s.key: values[s.key] for s in own}
     settings["schedule"] = build_schedule(values["schedule"])
     network = Autoencoder(**parts)
-    return Problem(build_spectrum(values), network, kinds[name](**settings), noise=values["noise"])
+    rule, spectrum = kinds[name](**settings), build_spectrum(values, read)
+    return Problem(spectrum, network, rule, noise=values["noise"])
 
 
 _OF_EVERY_RULE = ("lr", "weight_decay", "schedule")
@@ -301,7 +370,7 @@ def start(values: dict[str, Any]) -> dict[str, Any]:
         "encoder_std": values["encoder_std"],
         "decoder_std": values["decoder_std"],
         "bias": values["initial_bias"],
-        "seed": values["seed"] or 0,
+        "seed": 0 if values["seed"] is None else values["seed"],
     }
 
 
@@ -317,3 +386,158 @@ def build_times(values: dict[str, Any], count: int, dim: int | None = None) -> A
         return log_times(end, count if values["count"] is None else values["count"], dim=dim)
     times = save_times(numbers("times", values["times"]))
     return times if dim is None else np.unique(np.round(times * dim)) / dim
+
+
+SWEPT = {s.key: s for s in [*SPECTRUM, *NETWORK, *RULE, *STATE]}
+
+
+def build_grid(values: dict[str, Any]) -> dict[str, list]:
+    """Return the values of every swept setting, each of the setting's own type.
+
+    Raises `ValueError` for settings that can't be swept and for values that don't fit.
+    """
+    if not values["grid"]:
+        raise ValueError("nothing to sweep: give --grid NAME=VALUES or a table [sweep.grid]")
+    grid = {}
+    for name, given in values["grid"].items():
+        if name not in SWEPT:
+            raise ValueError(f"can't sweep {name!r}{nearest(name, SWEPT)}")
+        grid[name] = _swept(SWEPT[name], given)
+    return grid
+
+
+def _swept(setting: Setting, given: Any) -> list:
+    """The values of a swept setting, from the text of a flag or a list or table of the file."""
+    numeric = setting.type in (int, float)
+    if isinstance(given, str):
+        parts = [part.strip() for part in given.split(":")]
+        if numeric and len(parts) > 1:
+            if len(parts) > 4 or (len(parts) == 4 and parts[3] != "log"):
+                raise ValueError(
+                    f"a range of `{setting.key}` must be FROM:TO:COUNT, FROM:TO:COUNT:log or, of "
+                    f"whole numbers, FROM:TO, got {given!r}"
+                )
+            keys = ("from", "to", "count", "log")
+            given = dict(zip(keys, parts[:3], strict=False)) | {"log": len(parts) == 4}
+        else:  # values with commas of their own are parted by semicolons
+            own = ";" if ";" in given or setting.metavar == "LIST" else ","
+            given = [part.strip() for part in given.split(own) if part.strip()]
+    if isinstance(given, dict) and numeric:
+        return _range(setting, given)
+    if not isinstance(given, list):
+        table = " or a table with from, to and count" if numeric else ""
+        raise ValueError(f"`{setting.key}` must be swept over a list{table}, got {given!r}")
+    if not given:
+        raise ValueError(f"`{setting.key}` must be swept over at least one value, got none")
+    return [_value(setting, value) for value in given]
+
+
+def _value(setting: Setting, value: Any) -> Any:
+    """One swept value in the setting's type, from a file's value or the text of a flag."""
+    if setting.metavar == "LIST":  # a text, so that it can label a curve
+        return ",".join(f"{number:g}" for number in numbers(setting.key, value))
+    plain = isinstance(value, str)
+    bools = {"true": True, "yes": True, "false": False, "no": False}
+    try:
+        if setting.type is bool:
+            return value if isinstance(value, bool) else bools[value.lower()]
+        if isinstance(value, bool) or (setting.type is str and not plain):
+            raise ValueError
+        if setting.type is int:
+            return int(value) if plain else operator.index(value)
+        return setting.type(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        want = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts"}
+        raise ValueError(
+            f"`{setting.key}` must be swept over {want[setting.type]}, got {value!r}"
+        ) from None
+
+
+def _range(setting: Setting, table: dict[str, Any]) -> list:
+    """The values of { from, to, count, log }, and of whole numbers every one of { from, to }."""
+    import numpy as np
+
+    name, integer = setting.key, setting.type is int
+    for key in table:
+        one_of(f"key of the range of {name}", key, ["from", "to", "count", "log"])
+    log = table.get("log", False)
+    needed = ("from", "to") if integer else ("from", "to", "count")
+    if missing := [key for key in needed if key not in table]:
+        raise ValueError(f"a range of `{name}` must say {', '.join(missing)} as well")
+    if not isinstance(log, bool):
+        raise ValueError(f"`log` of the range of `{name}` must be true or false, got {log!r}")
+    if integer and (log or "count" in table):
+        raise ValueError(
+            f"a range of `{name}` holds every whole number from … to: give a list for fewer"
+        )
+    first, last = (_value(setting, table[key]) for key in ("from", "to"))
+    if not (np.isfinite(first) and np.isfinite(last) and first < last):
+        raise ValueError(f"a range of `{name}` must be finite and go up, got {first:g} to {last:g}")
+    if integer:
+        return list(range(first, last + 1))
+    count = _value(Setting(f"count of the range of {name}", "", int, ""), table["count"])
+    if count < 2:
+        raise ValueError(f"a range of `{name}` must have a count of at least 2, got {count}")
+    if log and first <= 0:
+        raise ValueError(f"a range of `{name}` with log must be positive, got {first:g}")
+    return (np.geomspace if log else np.linspace)(first, last, count).tolist()
+
+
+@dataclasses.dataclass
+class Build:
+    """`build(**swept)` of a sweep: problem and state of `values`, in which some are swept.
+
+    Files are read where this is made, once, and only their eigenvalues are sent to workers.
+    """
+
+    values: dict[str, Any]
+    read: dict[tuple[str, str], Any]
+
+    @classmethod
+    def of(cls, values: dict[str, Any], grid: dict[str, list]) -> "Build":
+        """Read the files that any point of the grid needs."""
+        read = {}
+        for source in ("data", "covariance", "eigenvalues"):
+            for path in grid.get(source, [values[source]]):
+                if path is not None:
+                    alone = dict.fromkeys(SWEPT) | {source: path}
+                    read[source, path] = build_spectrum(alone).given
+        return cls({key: values[key] for key in SWEPT}, read)
+
+    def __call__(self, **swept: Any) -> tuple[Any, Any]:
+        """Return problem and state at one point of the grid; its numbers may be traced."""
+        values = self.values | swept
+        problem = build_problem(values, self.read)
+        return problem, build_state(values, problem)
+
+
+def build_pool(values: dict[str, Any]) -> Any:
+    """Return the pool that computes (a context manager), None for this process.
+
+    Raises `ValueError` for more than one, and for parameters that don't fit.
+    """
+    given = [name for name in _PLACES if values[name] not in (None, False)]
+    if len(given) > 1:
+        raise ValueError(f"give only one of {', '.join('--' + name for name in given)}")
+    if not given:
+        return None
+    from odeae import workers
+
+    if given == ["workers"]:
+        return workers.process_pool(values["workers"])
+    if given == ["devices"]:
+        return workers.device_pool()
+    if given == ["dask"]:
+        return workers.dask_pool(values["dask"])
+    parameters = {key: _plain(value) for key, value in values["slurm"].items()}
+    return workers.slurm_pool(str(parameters.pop("folder", "odeae-slurm")), **parameters)
+
+
+def _plain(value: Any) -> Any:
+    """A number, true or false if the text of a flag is one."""
+    for kind in (int, float):
+        try:
+            return kind(value) if isinstance(value, str) else value
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(value.lower(), value)

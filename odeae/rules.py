@@ -90,7 +90,7 @@ class AbstractRule(eqx.Module):
         T0 = self.seen(total.T0)
 
         def pairs():
-            """Return all that concerns pairs, with the rates; rows, of which there are many, wait."""
+            """Return all that concerns pairs, with the rates; rows, which are many, come later."""
             a = network.activation.averages(total.Q1, b)
             own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
             back = a.c_b * R - jnp.sum(T0 * a.B, axis=1)

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 
+import cloudpickle
 import numpy as np
 import pytest
+import xarray
 
 import odeae
-from odeae import cli
+from odeae import cli, config, sweeps, workers
 
 SMALL = ["--spikes", "1,0.6", "--dim", "100", "--hidden", "2", "--end", "2"]
 
@@ -351,8 +353,10 @@ def test_no_command_imports_equinox_before_its_settings_are_made(tmp_path):
         "import sys, odeae.cli as c\n"
         "def start():\n    assert 'equinox' not in sys.modules, sys.argv\n    raise SystemExit(7)\n"
         "c._start_jax = start\n"
-        "for command in ('predict', 'simulate', 'compare', 'validate', 'demo', 'spectrum'):\n"
-        "    sys.argv = ['odeae', command] + (['x.npy'] if command == 'spectrum' else [])\n"
+        "more = {'spectrum': ['x.npy'], 'sweep': ['--grid', 'lr=1']}\n"
+        "commands = ('predict', 'simulate', 'compare', 'validate', 'demo')\n"
+        "for command in (*commands, *more):\n"
+        "    sys.argv = ['odeae', command, *more.get(command, [])]\n"
         "    try: c.main()\n    except SystemExit as stop: assert stop.code == 7, command\n"
     )
     done = subprocess.run(
@@ -361,8 +365,9 @@ def test_no_command_imports_equinox_before_its_settings_are_made(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_help_names_every_flag_and_starts_without_jax(tmp_path):
-    code = "import sys, odeae.cli as c; sys.argv = ['odeae', 'compare', '--help']\n"
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+def test_help_names_every_flag_and_starts_without_jax(command):
+    code = f"import sys, odeae.cli as c; sys.argv = ['odeae', {command!r}, '--help']\n"
     code += "try: c.main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
     environment = os.environ | {"COLUMNS": "160"}
     result = subprocess.run(
@@ -371,9 +376,9 @@ def test_help_names_every_flag_and_starts_without_jax(tmp_path):
     assert result.returncode == 0, result.stderr
     from odeae import config
 
-    for setting in config.ALL:
-        if setting not in config.ENSEMBLE:
-            assert f"--{setting.name}" in result.stdout
+    own = {"compare": [*config.RUNS, *config.OUTPUT], "sweep": config.SWEEP}[command]
+    for setting in [*config.COMMON, *config.SOLVE, *own]:
+        assert f"--{setting.name}" in result.stdout
 
 
 @pytest.mark.slow
@@ -403,3 +408,213 @@ def _check_demo(folder, out):
     assert odeae.compare(theory, real).largest < 0.1 * theory.error[0]
     assert "patches, held out" in out
     assert real.test_error.shape == gaussian.error.shape
+
+
+GRID = ["--grid", "lr_encoder=0.1:10:3:log", "--grid", "seed=0:1"]
+
+
+def test_sweep_from_the_shell_says_what_was_found_and_goes_on(shell, tmp_path):
+    words = ["sweep", *SMALL, *GRID, "--times", "0,1,2", "--store", "a.zarr"]
+    code, out, err = shell(*words, "-o", "a.nc", "--plot", "a.png")
+    assert code == 0, err
+    assert "6 curves over lr_encoder (3) × seed (2)\nstatus   6 ok\nbest     lr_encoder=10, " in out
+    assert "a.zarr (6 of them new)" in out
+    assert "wrote a.nc, a.png" in out
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    stored, saved = xarray.open_zarr("a.zarr", chunks=None), xarray.load_dataset("a.nc")
+    xarray.testing.assert_equal(stored.load(), saved)
+    problem = odeae.Problem(
+        odeae.Spectrum.spiked([1, 0.6], 100), odeae.Autoencoder(2), odeae.SGD(lr_encoder=10.0)
+    )
+    expected = odeae.predict(problem, odeae.random_state(problem, seed=1), [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(saved["error"].sel(lr_encoder=10, seed=1), expected.error, rtol=1e-4)
+
+    code, out, err = shell(*words, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["status"] == {"ok": 6}
+    assert result["best"]["final_excess"] == float(saved["final_excess"].min())
+    assert "nothing was left to do" in shell(*words)[1]
+    for more, message in (
+        (["--rtol", "1e-5"], "'a.zarr' holds another sweep: `rtol`: stored 1e-06, now 1e-05"),
+        (["-o", "a.nc"], "output file 'a.nc' exists"),
+    ):
+        code, out, err = shell(*words, *more)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert message in err.replace(str(tmp_path) + "/", "")
+
+
+def test_sweep_takes_its_grid_from_a_file_and_flags_override_it(tmp_path):
+    (tmp_path / "c.toml").write_text(
+        "[spectrum]\nspikes = [1.0, 0.6]\ndim = 100\n[rule]\nlr = 2\n"
+        "[sweep]\nzip = true\nsave = ['Q1']\nworkers = 2\n[sweep.grid]\nlr = [1, 0.5]\n"
+        "weight_decay = { from = 1e-4, to = 1e-2, count = 3, log = true }\n"
+        "seed = { from = 3, to = 5 }\nactivation = ['erf', 'relu']\ntied = [true, false]\n"
+        "[sweep.slurm]\ntimeout_min = 60\n"
+    )
+    settings = [*config.COMMON, *config.SWEEP]
+
+    def read(**flags):
+        return config.read(str(tmp_path / "c.toml"), settings, flags)
+
+    values = read()
+    assert (values["zip"], values["save"], values["workers"]) == (True, ["Q1"], 2)
+    grid = config.build_grid(values)
+    np.testing.assert_allclose(grid.pop("weight_decay"), [1e-4, 1e-3, 1e-2], rtol=1e-12)
+    assert grid == {
+        "lr": [1.0, 0.5],
+        "seed": [3, 4, 5],
+        "activation": ["erf", "relu"],
+        "tied": [True, False],
+    }
+    with pytest.raises(ValueError, match="give only one of --workers, --slurm"):
+        config.build_pool(values)
+    values = read(
+        dask="tcp://a:1", grid=["lr=0.1:0.3:3,seed=1,2", "schedule=cosine:5;step:1=0.5,2=0.1"]
+    )
+    assert [values[name] for name in ("workers", "slurm", "dask")] == [None, None, "tcp://a:1"]
+    grid = config.build_grid(values)
+    np.testing.assert_allclose(grid["lr"], [0.1, 0.2, 0.3])
+    assert grid["seed"] == [1, 2]
+    assert grid["schedule"] == ["cosine:5", "step:1=0.5,2=0.1"]
+    values = read(grid=["spikes=1,0.6;1,0.3", "tied=yes,no"])
+    assert config.build_grid(values)["spikes"] == ["1,0.6", "1,0.3"]
+    assert config.build_grid(values)["tied"] == [True, False]
+
+
+def test_slurm_gets_its_parameters_in_their_types(monkeypatch):
+    given = {}
+    monkeypatch.setattr(workers, "slurm_pool", lambda folder, **kw: given.update(kw, at=folder))
+    flags = {"slurm": ["cluster=local,timeout_min=60,folder=logs", "slurm_use_srun=false"]}
+    config.build_pool(config.read(None, config.SWEEP, flags))
+    want = {"cluster": "local", "timeout_min": 60, "slurm_use_srun": False, "at": "logs"}
+    assert given == want
+
+
+def test_every_number_of_a_sweep_is_traced_and_files_are_read_once(tmp_path, monkeypatch):
+    """A thousand lanes cost one call of `build`; a worker needs neither the file nor the basis."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(50, 6))
+    np.save("x.npy", x)
+    numbers = {
+        "bulk": [1.0, 2.0], "gain": [1.0, 2.0], "noise": [0.0, 0.5], "lr": [1.0, 2.0],
+        "lr_encoder": [1.0, 2.0], "lr_decoder": [1.0, 2.0], "lr_bias": [1.0, 2.0],
+        "weight_decay": [0.0, 1.0], "encoder_std": [0.1, 1.0], "decoder_std": [0.1, 1.0],
+        "initial_bias": [0.0, 1.0], "seed": [0, 1], "power_law": [1.0, 2.0],
+    }  # fmt: skip
+    spiked = {"spikes": "1,0.6", "dim": 10, "hidden": 2, "bias": True}
+    cases = [
+        (spiked, ("bulk", "noise", "lr", "lr_encoder", "lr_decoder", "lr_bias", "seed")),
+        (spiked, ("weight_decay", "encoder_std", "decoder_std", "initial_bias")),
+        (spiked | {"tied": True}, ("gain", "lr", "decoder_std")),
+        ({"dim": 50, "n_spikes": 2, "bins": 3}, ("power_law", "seed")),
+        ({"data": "x.npy"}, ("lr", "seed")),
+    ]
+    for flags, swept in cases:
+        values = config.read(None, config.COMMON, flags)
+        build = config.Build.of(values, {})
+        columns = {name: np.array(numbers[name]) for name in swept}
+        first = {name: column[0] for name, column in columns.items()}
+        assert sweeps._traceable(build, columns, first) == swept
+    values = config.read(None, config.COMMON, {"data": "x.npy", "hidden": 2})
+    build = config.Build.of(values, {"bins": [1, 2]})
+    os.remove("x.npy")
+    build = cloudpickle.loads(cloudpickle.dumps(build))
+    spectrum, expected = build(bins=2)[0].spectrum, odeae.Spectrum.from_data(x, bins=2)
+    np.testing.assert_array_equal(spectrum.bulk, expected.bulk)
+    np.testing.assert_array_equal(spectrum.spikes, expected.spikes)
+    assert spectrum.basis is None
+
+
+def test_sweep_in_workers_gives_the_same(shell):
+    words = ["sweep", *SMALL, *GRID, "--times", "0,1,2"]
+    code, _, err = shell(*words, "-o", "a.nc")
+    assert code == 0, err
+    code, _, err = shell(*words, "-o", "b.nc", "--workers", "2", "--chunk", "3", "--progress")
+    assert code == 0, err
+    assert "6/6" in err
+    a, b = (xarray.load_dataset(name) for name in ("a.nc", "b.nc"))
+    np.testing.assert_allclose(a["error"], b["error"], rtol=1e-9)
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(shell, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "sweep", stop)
+    code, out, err = shell("sweep", *SMALL, *GRID, "--store", "a.zarr")
+    assert (code, out) == (130, "")
+    want = "0 completed curves are kept in 'a.zarr': run the same command to go on\n"
+    assert err == f"odeae: interrupted, {want}"
+
+
+def test_a_sweep_without_a_finished_curve_fails_and_is_kept(shell, tmp_path):
+    words = ["--grid", "seed=0:1", "--times", "0,1,2", "--max-steps", "1"]
+    code, out, err = shell("sweep", *SMALL, *words, "-o", "a.nc", "--plot", "a.png")
+    assert code == 1
+    assert "status   2 budget" in out
+    assert "no curve finished; the first stopped at t=" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nc"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to sweep: give --grid NAME=VALUES or a table [sweep.grid]"),
+        (["--grid", "lr_encder=1"], "can't sweep 'lr_encder': expected one of"),
+        (["--grid", "rtol=1"], "can't sweep 'rtol'"),
+        (["--grid", "lr"], "--grid must be NAME=VALUES, got 'lr'"),
+        (["--grid", "lr="], "`lr` must be swept over at least one value, got none"),
+        (["--grid", "lr=a,b"], "`lr` must be swept over numbers, got 'a'"),
+        (["--grid", "seed=0.5"], "`seed` must be swept over whole numbers, got '0.5'"),
+        (["--grid", "tied=maybe"], "`tied` must be swept over true or false, got 'maybe'"),
+        (["--grid", "lr=1,nan"], "`grid['lr']` must be finite, got nan at index 1"),
+        (["--grid", "lr=1,1"], "`grid['lr']` must hold each value once"),
+        (["--grid", "lr=1,-1"], "build(lr=-1) raised ValueError: `lr` must be positive, got -1"),
+        (["--grid", "lr=1", "--grid", "lr=2"], "--grid gives 'lr' twice"),
+        (["--grid", "lr=1,2", "--lr", "3"], "`lr` is swept, and also given a value"),
+        (["--grid", "lr=1:2"], "a range of `lr` must say count as well"),
+        (["--grid", "lr=1:2:3:lin"], "a range of `lr` must be FROM:TO:COUNT"),
+        (["--grid", "lr=2:1:3"], "a range of `lr` must be finite and go up, got 2 to 1"),
+        (["--grid", "lr=0:1:3:log"], "a range of `lr` with log must be positive, got 0"),
+        (["--grid", "lr=1:2:1"], "a range of `lr` must have a count of at least 2, got 1"),
+        (["--grid", "lr=1:2:x"], "`count of the range of lr` must be swept over whole numbers"),
+        (["--grid", "seed=0:4:2"], "a range of `seed` holds every whole number"),
+        (["--grid", "lr=1,2", "--grid", "seed=1", "--zip"], "must have equally many values"),
+        (["--grid", "lr=1", "--save", "Q2"], "unknown `save` 'Q2'"),
+        (["--grid", "lr=1", "--store", "no/a.zarr"], "the folder 'no' of the store does not exist"),
+        (["--grid", "lr=1", "-o", "no/a.nc"], "output folder 'no' does not exist"),
+        (["--grid", "lr=1", "-o", "a.nc", "--store", "a.nc"], "are the same file"),
+        (["--grid", "lr=1", "--workers", "0"], "`workers` must be at least 1, got 0"),
+        (["--grid", "lr=1", "--workers", "2", "--devices"], "give only one of --workers, --dev"),
+        (["--grid", "lr=1", "--dask", "nowhere"], "nowhere"),
+        (["--grid", "lr=1", "--diffusion"], "`diffusion` is for `odeae predict`"),
+        (["--grid", "lr=1", "--slurm", "cluster=lokal"], "`cluster` must be 'slurm' or 'local'"),
+    ],
+)
+def test_bad_sweeps_are_one_line_and_nothing_is_written(shell, tmp_path, words, message):
+    code, out, err = shell("sweep", *SMALL, *words)
+    assert code == 1
+    assert message in err.replace(str(tmp_path) + "/", "").replace(str(tmp_path), "")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid = 3", "grid must be a table, [sweep.grid], got 3"),
+        ("[sweep.grid]\nlr = 1", "must be swept over a list or a table with from, to and count"),
+        ("[sweep.grid]\nlr = []", "must be swept over at least one value, got none"),
+        ("[sweep.grid]\nlr = { from = 1, too = 2 }", "did you mean 'to'"),
+        ("[sweep.grid]\nseed = [0.5]", "must be swept over whole numbers, got 0.5"),
+        ("[sweep.grid]\nrule = [1]", "must be swept over texts, got 1"),
+    ],
+)
+def test_bad_sweeps_in_a_file_are_one_line(shell, tmp_path, text, message):
+    (tmp_path / "c.toml").write_text(f"[sweep]\n{text}\n")
+    code, _, err = shell("sweep", "c.toml", *SMALL)
+    assert code == 1
+    assert message in err
+    assert err.count("\n") == 1
