@@ -516,7 +516,7 @@ def build_pool(values: dict[str, Any]) -> Any:
 
     Raises `ValueError` for more than one, and for parameters that don't fit.
     """
-    given = [name for name in _PLACES if values[name] not in (None, False)]
+    given = [n for n in _PLACES if not (values[n] is None or values[n] is False)]
     if len(given) > 1:
         raise ValueError(f"give only one of {', '.join('--' + name for name in given)}")
     if not given:

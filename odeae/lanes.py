@@ -69,7 +69,7 @@ class Common(NamedTuple):
 
     times: Real
     rtol: Real
-    max_steps: Real
+    max_steps: Any
 
 
 class Here(NamedTuple):
@@ -290,7 +290,7 @@ def _begin(equations: Equations, state: State, common: Common, atol, pair, measu
         atol = 0.1 * common.rtol * smallest_scale(state)
     terms = diffrax.ODETerm(vector_field)
     first, control = _controller(common.rtol, atol, equations.rule.schedule, end).init(
-        terms, 0.0, end, y, None, equations, pair.func, pair.error_order(terms)
+        terms, jnp.zeros(()), end, y, None, equations, pair.func, pair.error_order(terms)
     )
     now = measure(equations, y)
     at_start = (jnp.arange(common.times.shape[0]) == 0) & (common.times[0] == 0.0)
@@ -301,7 +301,7 @@ def _begin(equations: Equations, state: State, common: Common, atol, pair, measu
     lane = Lane(
         equations=equations,
         t=jnp.zeros(()),
-        k=vector_field(0.0, y, equations),
+        k=vector_field(jnp.zeros(()), y, equations),
         dt=first,
         control=control,
         atol=jnp.asarray(atol, float),
@@ -347,7 +347,7 @@ def solve_lanes(
     times: Real,
     rtol: Real,
     atol: Real | None,
-    max_steps: Real,
+    max_steps: Any,
     names: tuple[str, ...] = (),
     slots: int | None = None,
 ) -> tuple[dict[str, Real], Real, Real]:

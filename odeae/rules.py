@@ -85,7 +85,7 @@ class AbstractRule(eqx.Module):
         rho = jnp.concatenate([inputs.spikes, inputs.bulk])[:, None]
         lr_w, lr_u, lr_b, lr_0 = (factor * rate for rate in self.rates(network))
         total = total_overlaps(state, inputs)
-        q, R = diagonal(total.Q1), diagonal(total.R1)
+        q, R = diagonal(total.Q1), jnp.sum(rho * u * w, axis=0)  # of R1 the diagonal alone
         b = state.bias if network.bias else None
         T0 = self.seen(total.T0)
 

@@ -13,6 +13,14 @@ from odeae.precision import Real
 from odeae.spectrum import Spectrum
 
 
+# Batches lead with their axes; lanes, inside a solve, end with theirs (`contractions.py`).
+Rows = Float[Real, "*batch modes hidden"] | Float[Real, "modes hidden lanes"]
+Column = Float[Real, "*batch modes"] | Float[Real, "modes lanes"]
+Neurons = Float[Real, "*batch hidden"] | Float[Real, "hidden lanes"]
+WithOutput = Float[Real, "*batch width"] | Float[Real, "width lanes"]
+Matrix = Float[Real, "*batch hidden hidden"] | Float[Real, "hidden hidden lanes"]
+
+
 class Inputs(NamedTuple):
     """What the equations of motion know of the inputs; nothing has the size of D.
 
@@ -34,9 +42,9 @@ class Modes(eqx.Module):
     u_0 = ψ_τ·v_0/√D, None for networks without an output bias.
     """
 
-    encoder: Float[Real, "*batch modes hidden"]
-    decoder: Float[Real, "*batch modes hidden"]
-    output: Float[Real, "*batch modes"] | None = None
+    encoder: Rows
+    decoder: Rows
+    output: Column | None = None
 
 
 class State(eqx.Module):
@@ -49,15 +57,15 @@ class State(eqx.Module):
 
     spikes: Modes
     bulk: Modes
-    bias: Float[Real, "*batch hidden"]
-    diffusion: Float[Real, "*batch hidden hidden"] | None = None
+    bias: Neurons
+    diffusion: Matrix | None = None
 
     @classmethod
     def from_rows(
         cls,
         rows: Modes,
         spikes: int,
-        bias: Float[Real, " hidden"],
+        bias: Float[Real, "hidden *lanes"],
         diffusion: Float[Real, "hidden hidden"] | None = None,
     ) -> "State":
         """State of all rows, the first `spikes` of which are spikes."""
@@ -76,9 +84,9 @@ class OutputOverlaps(eqx.Module):
     T1 and T0 (…, K + 1): v_0 Ω v_k/D² and v_0·v_k/D, the last entry being that of v_0 with itself.
     """
 
-    R1: Float[Real, "*batch hidden"]
-    T1: Float[Real, "*batch width"]
-    T0: Float[Real, "*batch width"]
+    R1: Neurons
+    T1: WithOutput
+    T0: WithOutput
 
 
 class Overlaps(eqx.Module):
@@ -89,11 +97,11 @@ class Overlaps(eqx.Module):
     the covariance of the fields they make, W (Ω + s²) Wᵀ/D. `output`: of an output bias, or None.
     """
 
-    Q1: Float[Real, "*batch hidden hidden"]
-    R1: Float[Real, "*batch hidden hidden"]
-    T1: Float[Real, "*batch hidden hidden"]
-    T0: Float[Real, "*batch hidden hidden"]
-    Q0: Float[Real, "*batch hidden hidden"]
+    Q1: Matrix
+    R1: Matrix
+    T1: Matrix
+    T0: Matrix
+    Q0: Matrix
     output: OutputOverlaps | None = None
 
 
