@@ -12,7 +12,6 @@ from odeae.contractions import gram
 from odeae.precision import Real
 from odeae.spectrum import Spectrum
 
-
 # Batches lead with their axes; lanes, inside a solve, end with theirs (`contractions.py`).
 Rows = Float[Real, "*batch modes hidden"] | Float[Real, "modes hidden lanes"]
 Column = Float[Real, "*batch modes"] | Float[Real, "modes lanes"]
