@@ -22,7 +22,7 @@ from odeae.contractions import computed_once
 from odeae.precision import Real
 from odeae.prediction import HUGE, Equations, max_norm, smallest_scale, solve_one, vector_field
 from odeae.rules import generalisation_error
-from odeae.schedules import jump_times, longest_step
+from odeae.schedules import longest_step
 from odeae.state import Overlaps, State, total_overlaps
 from odeae.trajectory import Status
 
@@ -308,7 +308,8 @@ def _begin(equations: Equations, state: State, common: Common, atol, pair, measu
         steps=jnp.zeros((), int),
         saved=at_start[0].astype(int),
         measured=jax.tree.map(saved_at_start, now),
-        status=jnp.where(end > 0, IN_WORK, Status.OK),
+        # Where rows or rates are not finite there is no first step.
+        status=jnp.select([end == 0, ~jnp.isfinite(first)], [Status.OK, Status.DIVERGED], IN_WORK),
     )
     return y, lane
 
@@ -371,7 +372,8 @@ def solve_lanes(
             out_axes=-1,
         )(equations, states)
         # The last group is made full by lanes that have ended already.
-        padding = jnp.minimum(jnp.arange(-(-n // slots) * slots), n - 1)
+        groups = -(-n // slots)
+        padding = jnp.minimum(jnp.arange(groups * slots), n - 1)
         y, lanes = _columns((y, lanes), padding)
         extra = jnp.arange(padding.shape[0]) >= jnp.minimum(count, n)
         lanes = lanes._replace(status=jnp.where(extra, Status.OK, lanes.status))
@@ -381,10 +383,10 @@ def solve_lanes(
             return y, slots.work
 
         def grouped(x):
-            return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, slots), -2, 0)
+            return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, slots), -2, 0)
 
         def joined(x):
-            return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+            return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], groups * slots)
 
         y, lanes = jax.tree.map(
             joined, jax.lax.map(first_rounds, jax.tree.map(grouped, (y, lanes)))
@@ -434,7 +436,7 @@ def in_lanes(equations: Equations, solver: Any) -> bool:
         and network.hidden <= 8
         and rows * network.width <= NUMBERS // 8
         and not isinstance(network.activation, Quadrature)
-        and jump_times(rule.schedule) is None
+        and getattr(rule.schedule, "jumps", None) is None
     )
 
 

@@ -32,7 +32,7 @@ class StepSchedule(eqx.Module):
         _not_negative("factors", self.factors)
 
     @property
-    def jumps(self) -> Float[Real, " jumps"]:
+    def jumps(self) -> Float[Real, "jumps *lanes"]:
         """Times at which the factor jumps."""
         return self.times
 
@@ -54,7 +54,7 @@ class CosineSchedule(eqx.Module):
         self.final = scalar("final", final, at_least=0.0)
 
     @property
-    def jumps(self) -> Float[Real, " jumps"]:
+    def jumps(self) -> Float[Real, "jumps *lanes"]:
         """The end, where its curvature jumps: the solver's step is to end there as well."""
         return self.end[None]
 

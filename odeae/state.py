@@ -12,12 +12,8 @@ from odeae.contractions import gram
 from odeae.precision import Real
 from odeae.spectrum import Spectrum
 
-# Batches lead with their axes; lanes, inside a solve, end with theirs (`contractions.py`).
-Rows = Float[Real, "*batch modes hidden"] | Float[Real, "modes hidden lanes"]
-Column = Float[Real, "*batch modes"] | Float[Real, "modes lanes"]
-Neurons = Float[Real, "*batch hidden"] | Float[Real, "hidden lanes"]
-WithOutput = Float[Real, "*batch width"] | Float[Real, "width lanes"]
-Matrix = Float[Real, "*batch hidden hidden"] | Float[Real, "hidden hidden lanes"]
+# Of what a batch leads with its own axes and lanes, inside a solve, end with theirs.
+Batched = Float[Real, "..."]
 
 
 class Inputs(NamedTuple):
@@ -41,9 +37,9 @@ class Modes(eqx.Module):
     u_0 = ψ_τ·v_0/√D, None for networks without an output bias.
     """
 
-    encoder: Rows
-    decoder: Rows
-    output: Column | None = None
+    encoder: Batched
+    decoder: Batched
+    output: Batched | None = None
 
 
 class State(eqx.Module):
@@ -56,8 +52,8 @@ class State(eqx.Module):
 
     spikes: Modes
     bulk: Modes
-    bias: Neurons
-    diffusion: Matrix | None = None
+    bias: Batched
+    diffusion: Batched | None = None
 
     @classmethod
     def from_rows(
@@ -83,9 +79,9 @@ class OutputOverlaps(eqx.Module):
     T1 and T0 (…, K + 1): v_0 Ω v_k/D² and v_0·v_k/D, the last entry being that of v_0 with itself.
     """
 
-    R1: Neurons
-    T1: WithOutput
-    T0: WithOutput
+    R1: Batched
+    T1: Batched
+    T0: Batched
 
 
 class Overlaps(eqx.Module):
@@ -96,11 +92,11 @@ class Overlaps(eqx.Module):
     the covariance of the fields they make, W (Ω + s²) Wᵀ/D. `output`: of an output bias, or None.
     """
 
-    Q1: Matrix
-    R1: Matrix
-    T1: Matrix
-    T0: Matrix
-    Q0: Matrix
+    Q1: Batched
+    R1: Batched
+    T1: Batched
+    T0: Batched
+    Q0: Batched
     output: OutputOverlaps | None = None
 
 

@@ -106,10 +106,17 @@ def sweep(
     plan = _plan(
         build, grid, times, flag("zip", zip), save, rtol, atol, solver, max_steps, chunk, store
     )
+    flag("progress", progress)
+    if store is not None and not isinstance(store, str | os.PathLike):
+        raise ValueError(f"`store` must be the path of a folder, got {store!r:.60}")
     if workers is not None and executor is not None:
         raise ValueError("give either `workers` or `executor`, not both")
     if workers is not None:
         whole("workers", workers)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ValueError(
+            f"`executor` must have a method submit(function, *args), got {executor!r:.60}"
+        )
     with contextlib.ExitStack() as held:
         target = held.enter_context(open_store(store, plan.layout)) if store is not None else None
         done = np.zeros(plan.layout.n_chunks, bool) if target is None else target.done()
@@ -327,6 +334,8 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     rtol = scalar("rtol", rtol, above=0.0)
     if rtol > 0.1:
         raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
+    if not np.iterable(save):
+        raise ValueError(f"`save` must hold names such as 'Q1', got {save!r:.60}")
     names = (save,) if isinstance(save, str) else tuple(save)
     for name in names:
         one_of("save", name, list(QUANTITIES))
