@@ -1,0 +1,804 @@
+"""`sweep` against `predict`, lane by lane; and no kill, worker or neighbour may change a bit."""
+
+import contextlib
+import functools
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import diffrax
+import jax
+import numpy as np
+import plain
+import pytest
+import xarray
+from jax.experimental.compilation_cache import compilation_cache
+from numpy.testing import assert_allclose, assert_array_equal
+
+import odeae
+import odeae.lanes
+import odeae.sweeps as sweeps
+
+pytest.importorskip("zarr")
+pytest.importorskip("cloudpickle")
+
+# One shape of problem for nearly all tests, also for those in other processes: compiling is dear.
+MAKE = """
+import numpy as np
+import odeae
+
+TIMES = np.array([0.0, 1.0, 5.0, 20.0])
+SAVE = ["Q1", "R1", "T1", "T0", "Q0", "bias", "error_clean"]
+
+def build(lr=1.0, decay=0.0, std=0.3, seed=0, kind="wide"):
+    spectrum = odeae.Spectrum.spiked([1.0, 0.5], 1000)
+    hidden, activation, bias = {"narrow": (1, "erf", 0.0)}.get(kind, (2, "linear", 0.2))
+    network = odeae.Autoencoder(hidden, activation, bias=bias > 0)
+    problem = odeae.Problem(spectrum, network, odeae.SGD(lr, weight_decay=decay), noise=0.2)
+    return problem, odeae.random_state(problem, 0.5 * std, std, bias=bias, seed=seed)
+"""
+SCRIPT: dict = {"__name__": "__main__"}  # functions of a script travel by value
+exec(MAKE, SCRIPT)
+build, TIMES, SAVE = SCRIPT["build"], SCRIPT["TIMES"], SCRIPT["SAVE"]
+LR = np.geomspace(0.5, 4.0, 8)
+ROOT = str(Path(__file__).parent.parent)
+
+sweep = functools.partial(odeae.sweep, build, times=TIMES, save=SAVE, chunk=8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Programs that one process has compiled are loaded by all others."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    values = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in values}
+    for name, value in values.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield {
+        **{k: v for k, v in os.environ.items() if k not in ("JAX_ENABLE_X64", "EQX_ON_ERROR")},
+        **{name.upper(): str(value) for name, value in values.items()},
+        "PYTHONPATH": ROOT,
+        "JAX_PLATFORMS": "cpu",
+    }
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@functools.cache
+def predicted(made=build, solver=None, **values):
+    return odeae.predict(*made(**values), TIMES, rtol=1e-9, solver=solver)
+
+
+def check_lane(got, want, names=SAVE):
+    """One lane of a dataset against a trajectory; NaN beyond its neurons."""
+    K = want.Q1.shape[-1]
+    for name in ["error", *names]:
+        values, exact = got[name].values, getattr(want, name)
+        own = (slice(None), *(slice(K),) * (values.ndim - 1))
+        assert_allclose(values[own], exact, rtol=1e-7, atol=1e-7, err_msg=name)
+        assert np.isnan(values).sum() == values.size - values[own].size, name
+    assert got.status == odeae.Status.OK
+    assert got.stop_time == TIMES[-1]
+    assert_allclose(got.final_excess, want.excess[-1], rtol=0, atol=1e-7)
+    assert np.isfinite(got.final_excess)
+
+
+def check_crossed(data, grid, names=SAVE, made=build, solver=None):
+    assert list(data.error.dims) == [*grid, "time"]
+    for at in itertools.product(*grid.values()):
+        values = dict(zip(grid, at, strict=True))
+        lane = data.sel(values)
+        check_lane(lane, predicted(made, solver, **values), names)
+
+
+def same(a, b):
+    """Both datasets hold the same bits."""
+    a, b = a.load(), b.load()
+    assert set(a.variables) == set(b.variables)
+    assert a.attrs["configuration"] == b.attrs["configuration"]
+    for name in a.variables:
+        assert a[name].dims == b[name].dims
+        assert a[name].dtype.kind.replace("T", "U") == b[name].dtype.kind  # text in a store
+        assert_array_equal(a[name].values, b[name].values, err_msg=name)
+
+
+def one_line(error, *patterns):
+    text = str(error.value)
+    assert "\n" not in text
+    for pattern in patterns:
+        assert re.search(pattern, text), text
+
+
+# ------------------------------------------------------------------------------ is it right?
+
+
+def test_crossed_lanes_are_the_curves_of_predict(capfd):
+    grid = {"seed": [4, 0, 7], "lr": np.geomspace(0.3, 5.0, 13)}  # 8 lanes a block, and 5
+    data = sweep(grid=grid, rtol=1e-9, progress=True)
+    check_crossed(data, grid)
+    assert_array_equal(data.seed, grid["seed"])
+    assert_array_equal(data.lr, grid["lr"])
+    assert_array_equal(data.time, TIMES)
+    assert data.Q1.dims == ("seed", "lr", "time", "k", "l")
+    assert data.bias.dims == ("seed", "lr", "time", "k")
+    assert data.status.attrs["flag_meanings"] == "not_computed ok diverged budget unresolved"
+    assert "39/39" in capfd.readouterr().err
+
+
+def test_a_grid_of_three_parameters_and_its_order():
+    grid = {"std": [0.2, 0.4], "seed": [0, 1], "decay": [0.0, 0.05]}
+    data = sweep(grid=grid, rtol=1e-9)
+    check_crossed(data, grid)
+    turned = sweep(grid=dict(reversed(grid.items())), rtol=1e-9)
+    assert turned.error.dims == ("decay", "seed", "std", "time")
+    # One block each: what moves is only where a lane lies.
+    for name in ("error", "Q1", "final_excess"):
+        assert_array_equal(turned[name].transpose(*data[name].dims), data[name])
+
+
+def test_zipped_lanes_of_different_networks():
+    """Lanes of one structure are solved together, wherever in a block they lie."""
+    rng = np.random.default_rng(0)
+    grid = {  # eight of each kind
+        "lr": rng.uniform(0.5, 3.0, 16),
+        "kind": [str(x) for x in rng.permutation(["wide", "narrow"] * 8)],
+        "seed": rng.integers(0, 3, 16),
+    }
+    data = sweep(grid=grid, zip=True, rtol=1e-9, chunk=16)
+    assert data.error.dims == ("lane", "time")
+    for i in range(16):
+        values = {name: np.asarray(grid[name])[i].item() for name in grid}
+        assert {name: data[name].values[i] for name in grid} == values
+        check_lane(data.isel(lane=i), predicted(**values))
+    assert np.isnan(data.Q1.values[:, -1, 1, 0]).sum() == 8
+
+
+def test_crossed_networks_are_grouped_and_padded():
+    grid = {"kind": ["wide", "narrow"], "lr": LR}
+    check_crossed(sweep(grid=grid, rtol=1e-9), grid)
+
+
+# Each of them is solved one after another, or compiled for itself.
+def steps(lr):
+    spectrum = odeae.Spectrum.spiked([1.0, 0.5], 1000)
+    rule = odeae.SGD(lr, schedule=odeae.StepSchedule([2.0, 8.0], [0.3, 0.0]))
+    problem = odeae.Problem(spectrum, odeae.Autoencoder(2, "linear"), rule)
+    return problem, odeae.random_state(problem, 0.2, 0.3)
+
+
+def network(activation, hidden, **options):
+    def build(lr, noise=0.1):
+        spectrum = odeae.Spectrum.spiked([1.0, 0.5], 1000)
+        net = odeae.Autoencoder(hidden, activation, **options)
+        problem = odeae.Problem(spectrum, net, odeae.SGD(lr), noise=noise)
+        encoder = None if net.tied else 0.2
+        return problem, odeae.random_state(problem, encoder, 0.3, bias=0.1 if net.bias else 0.0)
+
+    return build
+
+
+def rule(name):
+    def build(lr):
+        spectrum = odeae.Spectrum.spiked([1.0, 0.5], 1000)
+        net = odeae.Autoencoder(2, "linear", tied=True)
+        problem = odeae.Problem(spectrum, net, getattr(odeae, name)(lr))
+        return problem, odeae.random_state(problem, None, 0.3)
+
+    return build
+
+
+SMOOTH = {
+    "cosine": odeae.CosineSchedule(end=10.0, final=0.1),
+    "power": odeae.PowerLawSchedule(0.5, 2.0),
+}
+
+
+def schedule(name):
+    def build(lr):
+        spectrum = odeae.Spectrum.spiked([1.0, 0.5], 1000)
+        rule = odeae.SGD(lr, schedule=SMOOTH[name])
+        problem = odeae.Problem(spectrum, odeae.Autoencoder(2, "linear"), rule)
+        return problem, odeae.random_state(problem, 0.2, 0.3)
+
+    return build
+
+
+OTHERS = {
+    "steps": (steps, None, False),
+    "tanh": (network("tanh", 2), None, True),
+    "kvaerno": (network("linear", 2), diffrax.Kvaerno5(), True),
+    "silu": (network(odeae.Quadrature(jax.nn.silu), 1, bias=True), None, True),
+    "wide": (network("linear", 9), None, True),  # too many neurons for lanes
+    "relu": (network("relu", 3), None, True),
+    "erf-bias": (network("erf", 2, bias=True, output_bias=True), None, True),
+    "tied": (network("erf", 2, tied=True), None, True),
+    **{name: (rule(name), None, True) for name in ("Oja", "Sanger", "Hebb")},
+    **{name: (schedule(name), None, True) for name in SMOOTH},
+}
+
+
+@pytest.mark.parametrize(
+    ("made", "solver"),
+    [
+        pytest.param(made, solver, id=name, marks=[pytest.mark.slow] * slow)
+        for name, (made, solver, slow) in OTHERS.items()
+    ],
+)
+def test_other_problems_are_the_curves_of_predict(made, solver):
+    grid = {"lr": [0.5, 1.3, 1.0]}
+    data = odeae.sweep(made, grid, TIMES, save=["Q1", "bias"], rtol=1e-9, solver=solver)
+    check_crossed(data, grid, ["Q1", "bias"], made, solver)
+    assert np.ptp(data.error.values[:, -1]) > 1e-3
+
+
+@pytest.mark.slow
+def test_hidden_activation_and_rule_swept_together():
+    def build(hidden, activation, truncated, lr):
+        spectrum = odeae.Spectrum.spiked([1.0, 0.5], 1000)
+        net = odeae.Autoencoder(hidden, activation)
+        problem = odeae.Problem(spectrum, net, odeae.SGD(lr, truncated=truncated))
+        return problem, odeae.random_state(problem)
+
+    grid = {
+        "hidden": [3, 1, 2],
+        "lr": [0.5, 1.0, 2.0],
+        "truncated": [False, True],
+        "activation": ["erf", "linear"],
+    }
+    data = odeae.sweep(build, grid, TIMES, save="R1", rtol=1e-9)
+    check_crossed(data, grid, ["R1"], build)
+
+
+@pytest.mark.slow
+def test_many_lanes_wait_for_their_turn():
+    grid = {"seed": range(5), "lr": np.geomspace(0.1, 20.0, 60)}
+    data = sweep(grid=grid, rtol=1e-9, chunk=None)  # 300 lanes, 64 at once
+    for seed, lr in itertools.product([0, 2, 4], grid["lr"][::11]):
+        check_lane(data.sel(seed=seed, lr=lr), predicted(lr=lr, seed=seed))
+    alone = sweep(grid=grid, rtol=1e-9)
+    for name in ("error", "Q1"):
+        assert_allclose(data[name], alone[name], rtol=1e-11, atol=1e-13)
+
+
+# ------------------------------------------------------------------------- what is called when
+
+
+def test_build_is_traced_and_not_called_for_each_lane():
+    calls = []
+
+    def counted(lr, seed):
+        calls.append(isinstance(lr, jax.core.Tracer))
+        return build(lr=lr, seed=seed)
+
+    data = odeae.sweep(counted, {"seed": range(8), "lr": LR}, TIMES, save=SAVE, chunk=8)
+    assert np.all(data.status == 0)
+    few = len(calls)
+    assert few <= 12
+    assert sum(calls) <= 3
+    calls.clear()
+    odeae.sweep(counted, {"seed": range(20), "lr": LR}, TIMES, save=SAVE, chunk=8)
+    assert len(calls) == few
+
+
+def test_a_shorter_last_block_needs_no_other_program(caplog):
+    sweep(grid={"lr": LR})
+    with jax.log_compiles():
+        sweep(grid={"lr": np.linspace(0.5, 2.0, 13)}, rtol=1e-5)
+    assert "Compiling jit(lane)" in caplog.text
+    assert "Compiling jit(solve_lanes)" not in caplog.text
+
+
+def test_values_that_cannot_be_traced_are_right_and_said_to_be_slow():
+    def branching(lr):
+        return build(lr=lr if lr > 1.0 else 2.0 * lr)
+
+    grid = {"lr": np.linspace(0.5, 2.0, 13)}
+    with pytest.warns(UserWarning, match="can't be traced over 'lr'") as warned:
+        data = odeae.sweep(branching, grid, TIMES, zip=True, save=SAVE, chunk=8, rtol=1e-9)
+    assert len(warned) == 1
+    for i, lr in enumerate(grid["lr"]):
+        check_lane(data.isel(lane=i), predicted(lr=lr if lr > 1 else 2 * lr))
+
+
+def test_a_value_that_cannot_be_traced_may_come_last():
+    def branching(seed, std, lr):
+        return build(lr=lr if lr > 1.0 else 2.0 * lr, seed=seed, std=std)
+
+    grid = {"seed": range(4), "std": [0.2, 0.3], "lr": [0.7, 1.5]}
+    data = odeae.sweep(branching, grid, TIMES, save=SAVE, chunk=8, rtol=1e-9)
+    for seed, std, lr in itertools.product(range(4), (0.2, 0.3), (0.7, 1.5)):
+        want = predicted(lr=lr if lr > 1 else 2 * lr, seed=seed, std=std)
+        check_lane(data.sel(seed=seed, std=std, lr=lr), want)
+
+
+# ------------------------------------------------------------------------------ lanes that fail
+
+
+def test_lanes_that_fail_are_marked_and_disturb_no_neighbour(monkeypatch):
+    monkeypatch.setattr(odeae.lanes, "MOST_SLOTS", 4)  # the others wait in the queue
+    lr, std = np.tile([0.5, 1.0, 1.5, 2.0], 4), np.full(16, 0.3)
+    well = {"lr": lr, "std": std}
+    lr, std = lr.copy(), std.copy()
+    lr[[1, 6]], std[[2, 15]] = 1e6, 1e200
+    run = functools.partial(sweep, zip=True, chunk=16, max_steps=300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bad, good = run(grid={"lr": lr, "std": std}), run(grid=well)
+    assert np.all(good.status == odeae.Status.OK)
+    fails = [1, 2, 6, 15]
+    assert_array_equal(np.flatnonzero(bad.status), fails)
+    assert_array_equal(bad.status[[1, 6]], odeae.Status.BUDGET)
+    assert_array_equal(bad.status[[2, 15]], odeae.Status.DIVERGED)
+    others = np.setdiff1d(np.arange(16), fails)
+    for name in good.data_vars:
+        assert_array_equal(bad[name][others], good[name][others], err_msg=name)
+    assert np.all(bad.stop_time[fails] < TIMES[-1])
+    assert np.all(np.isnan(bad.final_excess[fails]))
+    for lane in fails:
+        stop = float(bad.stop_time[lane])
+        for name in ["error", *SAVE]:
+            values = bad[name].values[lane]
+            assert np.all(np.isnan(values[stop < TIMES])), name
+    assert np.all(np.isfinite(bad.error[[1, 6], 0]))
+
+
+def test_the_part_that_was_reached_is_kept_as_predict_keeps_it():
+    """Lanes that stop at their budget half-way, among some that don't."""
+    lr = np.linspace(0.5, 60.0, 8)
+    few, all_ = (sweep(grid={"lr": lr}, max_steps=n) for n in (60, 10**5))
+    status = few.status.values
+    assert 0 < np.sum(status == odeae.Status.BUDGET) < 8
+    assert set(status) == {odeae.Status.OK, odeae.Status.BUDGET}
+    reached = few.stop_time.values[:, None] >= TIMES
+    assert np.any(reached[:, 1] & ~reached[:, -1])
+    for name in ["error", *SAVE]:
+        assert_array_equal(
+            np.isfinite(few[name].values).all(tuple(range(2, few[name].ndim))), reached
+        )
+        assert_array_equal(few[name].values[reached], all_[name].values[reached])
+    assert np.all(few.stop_time.values[status == 0] == TIMES[-1])
+
+
+# -------------------------------------------------------------------------------- stores, resumes
+
+
+GRID = {"seed": range(6), "lr": LR}  # six blocks
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cache):
+    return sweep(grid=GRID).load()
+
+
+@contextlib.contextmanager
+def computing(monkeypatch, before=lambda i: None):
+    """The blocks that are computed."""
+    compute, blocks = sweeps._compute, []
+
+    def noted(plan, i):
+        before(i)
+        values = compute(plan, i)
+        blocks.append(i)
+        return values
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps, "_compute", noted)
+        yield blocks
+
+
+def test_a_resumed_sweep_is_the_uninterrupted_one(tmp_path, monkeypatch, uninterrupted):
+    def interrupt(i):
+        if i == 3:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "sweep"
+    with computing(monkeypatch, interrupt) as blocks, pytest.raises(KeyboardInterrupt):
+        sweep(grid=GRID, store=path)
+    assert blocks == [0, 1, 2]
+    half = xarray.open_zarr(path, chunks=None).load()
+    assert_array_equal(half.status[:3], 0)
+    assert_array_equal(half.status[3:], -1)
+    assert np.all(np.isnan(half.error[3:]))
+    with computing(monkeypatch) as blocks:
+        same(sweep(grid=GRID, store=path), uninterrupted)
+    assert blocks == [3, 4, 5]
+    with computing(monkeypatch) as blocks:
+        same(sweep(grid=GRID, store=str(path)), uninterrupted)
+    assert blocks == []
+
+
+def test_threads_compute_the_same(tmp_path, uninterrupted):
+    with ThreadPoolExecutor(2) as pool:
+        same(sweep(grid=GRID, executor=pool, store=tmp_path / "sweep"), uninterrupted)
+
+
+def test_of_two_sweeps_on_one_store_one_proceeds(tmp_path, monkeypatch, uninterrupted):
+    said = []
+
+    def second(i):
+        if i == 2:
+            with pytest.raises(RuntimeError) as error:
+                sweep(grid=GRID, store=tmp_path / "sweep")
+            said.append(error)
+
+    with computing(monkeypatch, second):
+        same(sweep(grid=GRID, store=tmp_path / "sweep"), uninterrupted)
+    one_line(said[0], f"pid {os.getpid()}", "is writing to the store", "sweep")
+
+
+def test_a_complete_store_is_only_read(tmp_path, monkeypatch, uninterrupted):
+    path = tmp_path / "sweep"
+    sweep(grid=GRID, store=path)
+    files = sorted(path.rglob("*"))
+    before = [(file, file.stat().st_mtime_ns) for file in files]
+
+    def refuse(*args, **options):
+        raise AssertionError("writes")
+
+    for name in ("mkdir", "unlink", "replace", "rename"):
+        monkeypatch.setattr(os, name, refuse)
+    for file in files:
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    try:
+        same(sweep(grid=GRID, store=path, workers=2), uninterrupted)  # starts no process
+        assert [(file, file.stat().st_mtime_ns) for file in sorted(path.rglob("*"))] == before
+    finally:
+        for file in files:
+            file.chmod(0o755)
+
+
+def other(lr, seed):
+    problem, _ = build(lr=lr, seed=seed)
+    return problem, odeae.random_state(problem, 0.15, 0.3 + 1e-7, bias=0.2, seed=seed)
+
+
+def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "sweep"
+    with computing(monkeypatch, lambda i: 1 / (1 - i)), pytest.raises(ZeroDivisionError):
+        sweep(grid=GRID, store=path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    base = {"grid": GRID, "store": path}
+    changes = [
+        ({"rtol": 1e-5}, "`rtol`: stored 1e-06, now 1e-05"),
+        ({"atol": 1e-9}, "`atol`: stored None, now 1e-09"),
+        ({"times": [0.0, 1.0, 5.0, 21.0]}, "time"),
+        ({"times": TIMES[:3]}, r"now \(3,\)"),
+        ({"solver": diffrax.Dopri5()}, "`solver`: stored 'default', now 'Dopri5"),
+        ({"max_steps": 10}, "`max_steps`: stored 100000, now 10"),
+        ({"save": ["Q1"]}, "variables"),
+        ({"chunk": 4}, "chunk"),
+        ({"grid": {**GRID, "lr": 1.1 * LR}}, "lr"),
+        ({"grid": {**GRID, "std": [0.3]}}, r"build\(seed=0, lr=0.5"),
+        ({"grid": dict(reversed(GRID.items()))}, r"build\(seed=0, lr=0.5"),
+        ({"build": other}, r"problems\.build\(seed=0, lr=0.5"),
+    ]
+    for change, said in changes:
+        options = {"build": build, "times": TIMES, "save": SAVE, "chunk": 8, **base, **change}
+        with pytest.raises(ValueError, match="holds another sweep") as error:
+            odeae.sweep(**options)
+        one_line(error, said, "give another path")
+    with monkeypatch.context() as patch:
+        patch.setattr(odeae, "__version__", "9.9")
+        with pytest.raises(ValueError, match="holds another sweep") as error:
+            sweep(**base)
+        one_line(error, "`versions.odeae`: stored .*, now '9.9'")
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_zipped_sweep_is_stored_too(tmp_path):
+    grid = {"lr": np.linspace(0.5, 2.0, 13), "kind": ["wide"] * 13}
+    same(sweep(grid=grid, zip=True, store=tmp_path / "sweep"), sweep(grid=grid, zip=True))
+
+
+# A sweep that says which blocks it computes, slowly, so that kills come anywhere.
+KILLED = """
+import sys, time
+{make}
+from odeae import sweeps
+compute, blocks, pause = sweeps._compute, int(sys.argv[2]), float(sys.argv[3])
+
+def slowly(plan, i):
+    values = compute(plan, i)
+    print(i, flush=True)
+    time.sleep(pause)
+    return values
+
+sweeps._compute = slowly
+grid = dict(seed=range(blocks), lr=np.geomspace(0.5, 4.0, 8))
+odeae.sweep(build, grid, TIMES, store=sys.argv[1], save=SAVE, chunk=8)
+print("complete", flush=True)
+"""
+
+
+class Killable:
+    """A process that fills the store `path`; a log says which blocks it computes."""
+
+    def __init__(self, path, blocks, env, pause=0.02):
+        self.log = path.with_name("log")
+        script = KILLED.replace("{make}", MAKE)
+        command = [sys.executable, "-c", script, str(path), str(blocks), str(pause)]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+
+    def lines(self):
+        return self.log.read_text().split("\n")[:-1]
+
+    def wait_for(self, lines):
+        until = time.monotonic() + 120.0
+        while len(self.lines()) < lines and self.process.poll() is None:
+            assert time.monotonic() < until, "waited in vain"
+            time.sleep(0.002)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        assert self.process.wait() == -signal.SIGKILL, self.log.read_text()
+        return [int(line) for line in self.lines()]
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)])
+def test_no_kill_spoils_or_repeats_anything(kills, tmp_path, cache):
+    rng, path = np.random.default_rng(kills), tmp_path / "sweep"
+    blocks = 10 * kills
+    whole = sweep(grid={"seed": range(blocks), "lr": LR}).load()
+    done: set[int] = set()
+    for n in range(kills):
+        run = Killable(path, blocks, cache)
+        if n % 2:  # anywhere while it starts
+            time.sleep(rng.uniform(0.0, 4.0))
+        else:  # or in the midst of its work
+            run.wait_for(rng.integers(1, 9))
+            time.sleep(rng.uniform(0.0, 0.04))
+        computed = run.kill()
+        assert len(set(computed)) == len(computed)
+        assert not done & set(computed)
+        if path.exists() and (path / "zarr.json").exists():
+            now = xarray.open_zarr(path, chunks=None).load()
+            status = now.status.values
+            assert np.all((status == -1).all(1) | (status != -1).all(1))
+            after = set(np.flatnonzero((status != -1).all(1)).tolist())
+            assert done <= after <= done | set(computed)
+            assert len(set(computed) - after) <= 1  # the one in work
+            for name in whole.data_vars:
+                rows = sorted(after)
+                assert_array_equal(now[name].values[rows], whole[name].values[rows])
+            done = after
+    assert 0 < len(done) < blocks
+    run = Killable(path, blocks, cache, pause=0.0)
+    assert run.process.wait() == 0, run.log.read_text()
+    *computed, last = run.lines()
+    assert last == "complete"
+    assert sorted(map(int, computed)) == sorted(set(range(blocks)) - done)
+    same(xarray.open_zarr(path, chunks=None), whole)
+
+
+# ------------------------------------------------------------------------------------- workers
+
+
+def mortal(folder, parent):
+    """A `build` whose process dies where `folder` says so, but for `parent`."""
+
+    def build_or_die(kind, lr):
+        if kind.startswith("die") and os.getpid() != parent and (folder / "die").exists():
+            (folder / "die").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return build(lr=lr, std=0.1 + 0.05 * len(kind))
+
+    build_or_die.__module__ = "__main__"
+    return build_or_die
+
+
+def test_workers_compute_the_same_and_a_dead_one_costs_only_its_block(tmp_path):
+    pytest.importorskip("loky")
+    path = tmp_path / "sweep"
+    (tmp_path / "die").touch()
+    build, grid = mortal(tmp_path, os.getpid()), {"kind": ["a", "b", "cc", "die", "e"], "lr": LR}
+    run = functools.partial(odeae.sweep, build, grid, TIMES, save=SAVE, chunk=8)
+    with pytest.raises(RuntimeError) as error:
+        run(store=path, workers=2)
+    one_line(error, "^a worker process died", "completed results are kept, so run again")
+    half = xarray.open_zarr(path, chunks=None).load()
+    done = (half.status == 0).all("lr").values
+    assert 0 < done.sum() < 5
+    assert not done[3]
+    whole = run()
+    for name in whole.data_vars:
+        assert_array_equal(half[name].values[done], whole[name].values[done])
+    same(run(store=path), whole)
+
+
+def test_an_error_of_build_in_a_worker_is_the_error(tmp_path):
+    def fails(n):
+        raise ZeroDivisionError("at n")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="ZeroDivisionError"):
+        odeae.sweep(fails, {"n": [1.0, 2.0]}, TIMES, executor=pool)
+
+
+@pytest.mark.slow
+def test_dask_goes_on_when_a_worker_is_killed(tmp_path, uninterrupted, cache):
+    pytest.importorskip("distributed")
+    from test_workers import ENV, Cluster, _wait_for
+
+    from odeae.workers import dask_pool
+
+    for name, value in cache.items():
+        ENV.setdefault(name, value)
+    cluster = Cluster(tmp_path)
+    try:
+        first, _ = cluster.worker(), cluster.worker()
+        with dask_pool(cluster.address) as pool:
+            pool.wait_for_workers(2, timeout=60)
+            with ThreadPoolExecutor(1) as beside:
+                path = tmp_path / "sweep"
+                run = beside.submit(sweep, grid=GRID, store=path, executor=pool)
+                _wait_for(lambda: run.done() or any(path.glob("status/c.*")), 120.0)
+                first.kill()
+                same(run.result(timeout=120.0), uninterrupted)
+        assert not run.cancelled()
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.slow
+def test_jobs_of_submitit_compute_the_same(tmp_path, uninterrupted, monkeypatch):
+    pytest.importorskip("submitit")
+    from odeae.workers import slurm_pool
+
+    monkeypatch.setenv("PYTHONPATH", ROOT)
+    with slurm_pool(tmp_path / "jobs", cluster="local", timeout_min=5) as pool:
+        same(sweep(grid=GRID, store=tmp_path / "sweep", executor=pool), uninterrupted)
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+SETUP = (
+    MAKE
+    + """
+import tempfile
+folder = tempfile.mkdtemp()
+file = folder + "/file"
+open(file, "w").close()
+sweep = odeae.sweep
+problem, state = build()
+three = odeae.random_state(odeae.Problem(problem.spectrum, odeae.Autoencoder(3), odeae.SGD()))
+good = dict(build=build, grid=dict(lr=[1.0, 2.0]), times=TIMES)
+def but(**options):
+    return sweep(**{**good, **options})
+def raising(lr):
+    raise KeyError("first\\nsecond")
+def rates(lr, kind=0, seed=0):
+    return build(lr=lr)
+"""
+)
+BAD = {
+    "but(grid=3)": "`grid` must be a dict",
+    "but(grid=[('lr', [1.0])])": "`grid` must be a dict",
+    "but(grid={})": "`grid` must be a dict",
+    "but(grid={'lr': []})": r"`grid\['lr'\]` must hold at least one value",
+    "but(grid={'lr': 1.0})": r"`grid\['lr'\]` must be a list of values, got 1.0",
+    "but(grid={'lr': 'ab'})": r"`grid\['lr'\]` must be a list of values, got 'ab'",
+    "but(grid={'lr': [1.0, float('nan')]})": r"`grid\['lr'\]` must be finite, got nan at index 1",
+    "but(grid={'lr': [float('inf'), 1]})": r"`grid\['lr'\]` must be finite, got inf at index 0",
+    "but(grid={'lr': [1.0, 2.0, 1.0]})": r"`grid\['lr'\]` must hold each value once",
+    "but(grid={'lr': [1, 1.0]})": r"`grid\['lr'\]` must hold each value once",
+    "but(grid={'kind': ['wide', 'wide']})": r"`grid\['kind'\]` must hold each value once",
+    "but(grid={'error': [1.0]})": "'error'",
+    "but(grid={'time': [1.0]})": "'time'",
+    "but(grid={'lane': [1.0]})": "'lane'",
+    "but(grid={'status': [1.0]})": "'status'",
+    "but(grid={'k': [1.0]})": "'k'",
+    "but(grid={'Q1': [1.0]})": "'Q1'",
+    "but(grid={3: [1.0]})": "name of an argument, got 3",
+    "but(grid={'a b': [1.0]})": "name of an argument, got 'a b'",
+    "but(grid={'speed': [1.0]})": "speed",
+    "but(grid={'lr': [[1.0, 2.0], [3.0, 4.0]]})": "lr",
+    "but(grid={'lr': [1.0, 2.0], 'seed': [1, 2, 3]}, zip=True)": "'lr': 2, 'seed': 3",
+    "but(zip='yes')": "`zip`",
+    "but(grid={'lr': [1.0, -0.5]})": r"build\(lr=-0.5\).*`lr` must .*-0.5",
+    "but(grid={'seed': [0, 1], 'lr': [3.0, 1.0, -2.0, 2.0]})": r"lr=-2.*must",
+    "but(grid={'seed': [0, -1]})": r"seed=-1.*at least 0",
+    "but(grid={'lr': [1.0, 2.0, -1.0], 'seed': [1, 2, 3]}, zip=True)": r"lr=-1.*must",
+    "but(build=3)": "`build` must be a function of the parameters, got 3",
+    "but(build=None)": "`build` must be a function",
+    "but(build=raising)": "raised KeyError: .*first.*second",
+    "but(build=lambda: 0)": "raised TypeError",
+    "but(build=lambda lr: 3)": "must return a problem and a state, got 3",
+    "but(build=lambda lr: None)": "must return a problem and a state, got None",
+    "but(build=lambda lr: problem)": "must return a problem and a state",
+    "but(build=lambda lr: (state, problem))": "must return a problem and a state",
+    "but(build=lambda lr: (problem, 3))": "state",
+    "but(build=lambda lr: (problem, None))": "state",
+    "but(build=lambda lr: (problem, three))": "state",
+    "but(save='Q3')": "Q3",
+    "but(save=['Q1', 'status'])": "status",
+    "but(save=3)": "`save`",
+    "but(save=[3])": "`save`",
+    "but(rtol=0.0)": "`rtol` must",
+    "but(rtol=0.5)": "`rtol` must be at most 0.1, got 0.5",
+    "but(rtol='a')": "`rtol` must",
+    "but(atol=-1.0)": "`atol` must",
+    "but(times=[])": "`times` must hold",
+    "but(times=[1.0, 0.5])": "`times` must increase",
+    "but(times=[-1.0, 0.5])": "`times` must not be negative",
+    "but(times=[0.0, float('nan')])": "`times`",
+    "but(solver=3)": "solver",
+    "but(max_steps=0)": "`max_steps` must",
+    "but(chunk=0)": "`chunk` must",
+    "but(chunk=2.5)": "`chunk` must",
+    "but(workers=0)": "`workers` must",
+    "but(workers='two')": "`workers` must",
+    "but(workers=2, executor=2)": "`workers` or `executor`",
+    "but(executor=2)": "`executor` must",
+    "but(store=file)": "isn't a folder",
+    "but(store='s3://bucket/sweep')": "path on a local disk",
+    "but(store=3)": "store",
+    "but(progress=3)": "`progress`",
+}
+
+
+@pytest.mark.parametrize(("line", "pattern"), BAD.items())
+def test_bad_input_is_refused_in_one_line(said, line, pattern):
+    plain.named_in_one_line(said[line], pattern)
+
+
+def test_nothing_is_computed_or_made_before_all_is_checked(tmp_path, monkeypatch):
+    with computing(monkeypatch) as blocks, pytest.raises(ValueError, match="lr=-1"):
+        sweep(grid={"lr": [1.0, -1.0]}, store=tmp_path / "sweep")
+    for options in ({"workers": 0}, {"executor": 3}):
+        with computing(monkeypatch) as blocks, pytest.raises(ValueError, match=r"`\w+` must"):
+            sweep(grid={"lr": [1.0, 2.0]}, store=tmp_path / "sweep", **options)
+    assert blocks == []
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------- memory
+
+MEMORY = """
+import resource, sys
+{make}
+from odeae import sweeps
+n, path = int(sys.argv[1]), sys.argv[2]
+compute = sweeps._compute
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def noted(plan, i):
+    values = compute(plan, i)
+    if i == 1:
+        print(peak())
+    return values
+
+sweeps._compute = noted
+times = odeae.log_times(20.0, 100, dim=1000)
+grid = dict(seed=range(n // 1000), lr=np.geomspace(0.1, 2.0, 1000))
+data = odeae.sweep(lambda seed, lr: build(lr=lr, seed=seed, kind="narrow"), grid, times, store=path)
+assert data.error.size == n * len(times)
+assert np.all(data.status.values == 0)
+print(peak())
+"""
+
+
+@pytest.mark.parametrize("n", [4000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_the_sweep(n, tmp_path, cache):
+    script = MEMORY.replace("{make}", MAKE)
+    command = [sys.executable, "-c", script, str(n), str(tmp_path / "sweep")]
+    done = subprocess.run(command, env=cache, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, last = map(float, done.stdout.split())
+    print(f"peak {first:.0f} MiB after two blocks, {last:.0f} MiB at the end")
+    assert last < 2048.0
+    assert last - first < 200.0
