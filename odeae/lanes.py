@@ -31,7 +31,7 @@ QUANTITIES = ("error", "error_clean", "Q1", "R1", "T1", "T0", "Q0", "bias")
 # Numbers that slots hold on a CPU: XLA's cost per operation is small, and the stages of a step
 # still fit into a core's cache. Larger problems are better solved one after another.
 NUMBERS = 4096
-MOST_SLOTS = 64
+FEWEST_SLOTS, MOST_SLOTS = 16, 64
 ROUND = 8  # steps that all slots try for one round of diffrax's own book-keeping
 # Rounds that lanes take together before they queue: a first step passes many times (they are
 # usually spaced evenly in log t), and to save them costs the same for one lane or all.
@@ -360,7 +360,7 @@ def solve_lanes(
     """
     pair, common = diffrax.Tsit5(), Common(times, rtol, max_steps)
     n = jax.tree.leaves(states)[0].shape[-1]
-    slots = min(n, _slots(equations) if slots is None else slots)
+    slots = _slots(equations, n) if slots is None else min(n, slots)
 
     def measure(equations, y):
         return quantities(names, equations, equations.state(y))
@@ -440,13 +440,13 @@ def in_lanes(equations: Equations, solver: Any) -> bool:
     )
 
 
-def _slots(equations: Equations) -> int:
-    """How many lanes are in work at once; a power of two."""
+def _slots(equations: Equations, n: int) -> int:
+    """How many lanes are in work at once: whole vectors, as last bits would depend on parts."""
     if jax.default_backend() != "cpu":
-        return 1 << 30  # all
+        return -(-n // FEWEST_SLOTS) * FEWEST_SLOTS
     rows = equations.inputs.spikes.shape[0] + equations.inputs.bulk.shape[0]
     fit = NUMBERS // (rows * equations.network.width)
-    return min(MOST_SLOTS, 1 << (fit.bit_length() - 1))
+    return min(MOST_SLOTS, max(FEWEST_SLOTS, 1 << (fit.bit_length() - 1)))
 
 
 def quantities(names: tuple[str, ...], equations: Equations, state: State) -> dict[str, Real]:

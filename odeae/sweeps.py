@@ -293,8 +293,9 @@ class _Plan:
             fill = np.minimum(np.arange(size), n - 1)
             equations, states = jax.tree.map(lambda x: x[..., fill], (equations, states))
             solved = solve_lanes(
-                equations, states, n, self.times, self.rtol, self.atol, self.max_steps, self.save
-            )
+                equations, states, np.asarray(n), self.times, self.rtol, self.atol,
+                np.asarray(self.max_steps), self.save,
+            )  # fmt: skip
         else:
             solved = solve_each(
                 equations, states, self.times, self.rtol, self.atol, self.solver,
