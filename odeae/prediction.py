@@ -183,7 +183,9 @@ def solve_one(
     return parameters, bias, at_modes, along, error, status, stop_time
 
 
-_solve = eqx.filter_jit(solve_one)
+@eqx.filter_jit
+def _solve(*args):
+    return solve_one(*args)
 
 
 def check_solver(solver: Any) -> diffrax.AbstractSolver:

@@ -1,7 +1,9 @@
 """Strict numerics: float64, no silent broadcasting of ranks, shapes checked while testing."""
 
+import gc
 import os
 import warnings
+from pathlib import Path
 
 import plain
 import pytest
@@ -36,3 +38,16 @@ def pytest_collection_modifyitems(config, items):
 def said(request):
     """What each line of a module's BAD says after its SETUP, in a fresh interpreter."""
     return plain.errors(request.module.SETUP, request.module.BAD)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """Forget compiled programs between files before there are too many for one process.
+
+    XLA maps memory for each of them, and where Linux allows no more maps (65,530) it crashes.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+        gc.collect()

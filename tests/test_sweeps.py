@@ -92,7 +92,7 @@ def check_lane(got, want, names=SAVE):
         assert np.isnan(values).sum() == values.size - values[own].size, name
     assert got.status == odeae.Status.OK
     assert got.stop_time == TIMES[-1]
-    assert_allclose(got.final_excess, want.excess[-1], rtol=0, atol=1e-7)
+    assert_allclose(got.final_excess, want.excess[-1], rtol=1e-7, atol=1e-7)
     assert np.isfinite(got.final_excess)
 
 
@@ -293,10 +293,11 @@ def test_build_is_traced_and_not_called_for_each_lane():
     assert len(calls) == few
 
 
-def test_a_shorter_last_block_needs_no_other_program(caplog):
+def test_other_numbers_need_no_other_program(caplog):
+    """How many lanes a block has was once a part of its program: the last was compiled anew."""
     sweep(grid={"lr": LR})
     with jax.log_compiles():
-        sweep(grid={"lr": np.linspace(0.5, 2.0, 13)}, rtol=1e-5)
+        sweep(grid={"lr": np.linspace(0.5, 2.0, 14)}, rtol=1e-5, max_steps=7777)
     assert "Compiling jit(lane)" in caplog.text
     assert "Compiling jit(solve_lanes)" not in caplog.text
 
@@ -557,7 +558,7 @@ def test_no_kill_spoils_or_repeats_anything(kills, tmp_path, cache):
     for n in range(kills):
         run = Killable(path, blocks, cache)
         if n % 2:  # anywhere while it starts
-            time.sleep(rng.uniform(0.0, 4.0))
+            time.sleep(rng.uniform(0.0, 2.5))
         else:  # or in the midst of its work
             run.wait_for(rng.integers(1, 9))
             time.sleep(rng.uniform(0.0, 0.04))
@@ -767,14 +768,15 @@ def test_nothing_is_computed_or_made_before_all_is_checked(tmp_path, monkeypatch
 # --------------------------------------------------------------------------------------- memory
 
 MEMORY = """
-import resource, sys
+import sys
 {make}
 from odeae import sweeps
 n, path = int(sys.argv[1]), sys.argv[2]
 compute = sweeps._compute
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # getrusage would count what the parent had when it forked
+    status = open("/proc/self/status").read()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 def noted(plan, i):
     values = compute(plan, i)
@@ -792,6 +794,7 @@ print(peak())
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("n", [4000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_sweep(n, tmp_path, cache):
     script = MEMORY.replace("{make}", MAKE)
