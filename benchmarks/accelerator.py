@@ -1,7 +1,7 @@
 """Time of predictions on whatever device JAX runs on, as JSON: one curve, many lanes, large K.
 
     python benchmarks/accelerator.py                     # benchmarks/results/accelerator-….json
-    python benchmarks/accelerator.py --lanes 64 256 --output /tmp/here.json
+    python benchmarks/accelerator.py --lanes 64 256 --output here.json
 
 Medians of warm calls, results brought back to the host; `first` is the first call, which compiles.
 On a CPU the default is two small batches and nothing large; `--only large` measures that too.

@@ -190,7 +190,9 @@ def test_arcsine_to_full_precision(norm):
         cosines = [mpmath.sqrt(1 - mpmath.mpf(s) ** 2) for s in SINES]
         sine = np.array([float(norm * mpmath.mpf(s)) for s in SINES])
         cosine = np.array([float(norm * c) for c in cosines])
-        exact = [mpmath.atan2(mpmath.mpf(s), mpmath.mpf(c)) for s, c in zip(sine, cosine)]  # noqa: B905
+        exact = [
+            mpmath.atan2(mpmath.mpf(s), mpmath.mpf(c)) for s, c in zip(sine, cosine, strict=True)
+        ]
     got = gaussian.arcsine(sine, cosine, np.full(len(sine), norm))
     assert_allclose(got, np.array(exact, float), rtol=8e-16)
 
@@ -340,7 +342,10 @@ def test_error_is_that_of_predict(base, solved):
     for rtol in (1e-4, 1e-6, 1e-8):
         got = run(base, rtol=rtol)[0]["error"][list(few)]
         off[rtol] = np.abs(got / exact - 1)
-    own = [np.abs(alone(base, i, rtol=1e-6)[1]["error"] / e - 1).max() for i, e in zip(few, exact)]  # noqa: B905
+    own = [
+        np.abs(alone(base, i, rtol=1e-6)[1]["error"] / e - 1).max()
+        for i, e in zip(few, exact, strict=True)
+    ]
     assert off[1e-6].max() <= 1.5 * max(own) < 1e-6
     assert np.all(off[1e-6].max(axis=1) < 0.2 * off[1e-4].max(axis=1))
     assert np.all(off[1e-8].max(axis=1) < 0.2 * off[1e-6].max(axis=1))

@@ -408,7 +408,7 @@ def test_an_empty_folder_may_be_used(tmp_path):
 
 
 def test_paths_that_no_store_can_have(tmp_path):
-    for url in ("s3://bucket/sweep", "file:///tmp/x", "simplecache::s3://b/x"):
+    for url in ("s3://bucket/sweep", "file:///x", "simplecache::s3://b/x"):
         with pytest.raises(ValueError, match="local disk") as info, open_store(url, layout()):
             pass
         one_line(info, url)
