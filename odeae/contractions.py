@@ -7,10 +7,6 @@ products serve one problem; lanes are summed neuron by neuron, which the compile
 vector instructions over lanes (small batched matrix products it does not).
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,20 +45,3 @@ def lower(pairs: Real) -> Real:
     """Pairs (K, K) with 0 above the diagonal."""
     mask = np.tril(np.ones(pairs.shape[:2], bool))
     return jnp.where(mask.reshape(mask.shape + (1,) * (pairs.ndim - 2)), pairs, 0.0)
-
-
-def computed_once(function: Callable[[], Any], witness: Real) -> Any:
-    """Return function(), for lanes such that the compiler computes it once.
-
-    On a CPU, XLA computes elementwise values again for each of their users, here for each neuron
-    of each mode, unless they come out of a conditional. `witness`: any array of the lanes.
-    """
-    if witness.ndim < 2:
-        return function()
-
-    def through(witness):
-        always = 0.0 * witness.ravel()[0] != 1.0  # also for NaN; no compiler may know that
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function))
-        return jax.lax.cond(always, function, lambda: zeros)
-
-    return jax.lax.platform_dependent(witness, cpu=through, default=lambda _: function())

@@ -55,4 +55,5 @@ def ensemble(
         initial=curves.initial,
         source=ENSEMBLE,
         settings=json.dumps(known),
+        above_pca=curves.above_pca,
     )

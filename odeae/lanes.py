@@ -18,16 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeae.activations import Quadrature
-from odeae.contractions import computed_once
+from odeae.compiler import computed_once, loop_as_one_kernel
+from odeae.equations import HUGE, Equations, default_atol, max_norm, vector_field
+from odeae.excess import excess_error
 from odeae.precision import Real
-from odeae.prediction import HUGE, Equations, max_norm, smallest_scale, solve_one, vector_field
 from odeae.rules import generalisation_error
 from odeae.schedules import longest_step
 from odeae.state import Overlaps, State, total_overlaps
 from odeae.trajectory import Status
 
 # What can be saved beside the error.
-QUANTITIES = ("error", "error_clean", "Q1", "R1", "T1", "T0", "Q0", "bias")
+QUANTITIES = ("error", "excess", "error_clean", "Q1", "R1", "T1", "T0", "Q0", "bias")
 # Numbers that slots hold on a CPU: XLA's cost per operation is small, and the stages of a step
 # still fit into a core's cache. Larger problems are better solved one after another.
 NUMBERS = 4096
@@ -37,6 +38,9 @@ ROUND = 8  # steps that all slots try for one round of diffrax's own book-keepin
 # usually spaced evenly in log t), and to save them costs the same for one lane or all.
 FIRST_ROUNDS = 3
 IN_WORK = -1  # beside the values of `Status`
+# A lane that after so many steps has more than so many before it, by its own step, is stiff. It
+# keeps all slots waiting at the end: it's better off alone, or with an implicit solver.
+PATIENCE, TOO_MANY = 256, 4096
 
 
 class Lane(NamedTuple):
@@ -70,6 +74,7 @@ class Common(NamedTuple):
     times: Real
     rtol: Real
     max_steps: Any
+    too_many: Any = np.inf  # steps before a lane, when it leaves
 
 
 class Here(NamedTuple):
@@ -123,20 +128,38 @@ class Lanes(diffrax.AbstractSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Let every lane in work try `ROUND` steps, then serve the queue, if there is one."""
+        if _is_alone(y0):
+            y, slots = self._to_the_end(terms, y0, solver_state, args.common)
+        else:
 
-        def attempt(_, carry):
-            y, work = carry
-            return self._attempt(terms, y, work, args.common)
+            def attempt(_, carry):
+                y, work = carry
+                return self._attempt(terms, y, work, args.common)
 
-        y, work = jax.lax.fori_loop(0, ROUND, attempt, (y0, solver_state.work))
-        slots: Slots = solver_state._replace(work=work)
-        result = diffrax.RESULTS.successful
+            y, work = jax.lax.fori_loop(0, ROUND, attempt, (y0, solver_state.work))
+            slots: Slots = solver_state._replace(work=work)
         if slots.lanes is not None:
             y, slots = _serve(y, slots)
-            done = jnp.all(slots.work.status != IN_WORK)
-            # Of the results that end a solve, events are found outside of the solver alone.
-            result = diffrax.RESULTS.where(done, diffrax.RESULTS.max_steps_reached, result)
+        done = jnp.all(slots.work.status != IN_WORK)
+        # Of the results that end a solve, events are found outside of the solver alone.
+        results = diffrax.RESULTS
+        result = results.where(done, results.max_steps_reached, results.successful)
         return y, None, dict(y0=y0, y1=y), slots, result
+
+    def _to_the_end(self, terms, y, slots, common: Common):
+        """Let a single lane try all its steps."""
+
+        def going_on(carry):
+            return carry[1].status[0] == IN_WORK
+
+        def body(fixed, carry):
+            (equations, common), (y, moving) = fixed, carry
+            y, lane = self._attempt(terms, y, moving._replace(equations=equations), common)
+            return y, lane._replace(equations=None)
+
+        lane, moving = slots.work, slots.work._replace(equations=None)
+        y, moving = loop_as_one_kernel(going_on, body, (lane.equations, common), (y, moving))
+        return y, slots._replace(work=moving._replace(equations=lane.equations))
 
     def _attempt(self, terms, y, lane: Lane, common: Common):
         tableau, end = self.pair.tableau, common.times[-1]
@@ -154,9 +177,10 @@ class Lanes(diffrax.AbstractSolver):
         accept = (lane.status == IN_WORK) & keep & finite
         measured, saved = self._save(y, lane, h, new_t, stages, accept, common.times)
         t, steps = jnp.where(accept, new_t, lane.t), lane.steps + 1
+        leaves = (steps >= PATIENCE) & (end - t > common.too_many * dt)
         status = jnp.select(
-            [accept & (t >= end), ~alive | (keep & ~finite), steps >= common.max_steps],
-            [Status.OK, Status.DIVERGED, Status.BUDGET],
+            [accept & (t >= end), ~alive | (keep & ~finite), steps >= common.max_steps, leaves],
+            [Status.OK, Status.DIVERGED, Status.BUDGET, Status.BUDGET],
             IN_WORK,
         )
         lane = lane._replace(
@@ -204,6 +228,9 @@ class Lanes(diffrax.AbstractSolver):
 
             def put(old, new):
                 new = jnp.moveaxis(new, -1, 0)
+                if _is_alone(y):  # and so it's due; a loop with a scatter can't be one kernel
+                    new = jnp.moveaxis(new[None], 1, -1)
+                    return jax.lax.dynamic_update_slice_in_dim(old, new, saved[0], 0)
                 return old.at[row, ..., slot].set(new, mode="drop")
 
             new = self.measure(lane.equations, at_time)
@@ -212,6 +239,10 @@ class Lanes(diffrax.AbstractSolver):
         return jax.lax.while_loop(
             lambda carry: jnp.any(due(carry[1])[0]), save, (lane.measured, lane.saved)
         )
+
+
+def _is_alone(y) -> bool:
+    return y.shape[-1] == 1
 
 
 def _interpolation(pair, theta):
@@ -273,6 +304,7 @@ def _serve(y, slots: Slots) -> tuple[Real, Slots]:
         work = move(lanes, waiting, slots.work, slot)
         idle = jnp.where(waiting < n, work.status[slot], Status.OK)
         served = slots._replace(
+            rows=move(y, slot, slots.rows, number),
             work=work._replace(status=work.status.at[slot].set(idle)),
             number=slots.number.at[slot].set(jnp.minimum(waiting, n)),
             lanes=lanes,
@@ -287,7 +319,7 @@ def _begin(equations: Equations, state: State, common: Common, atol, pair, measu
     """One lane at t = 0: its rows, and where it stands."""
     y, end = equations.pack(state), common.times[-1]
     if atol is None:
-        atol = 0.1 * common.rtol * smallest_scale(state)
+        atol = default_atol(state, common.rtol)
     terms = diffrax.ODETerm(vector_field)
     first, control = _controller(common.rtol, atol, equations.rule.schedule, end).init(
         terms, jnp.zeros(()), end, y, None, equations, pair.func, pair.error_order(terms)
@@ -351,14 +383,16 @@ def solve_lanes(
     max_steps: Any,
     names: tuple[str, ...] = (),
     slots: int | None = None,
-) -> tuple[dict[str, Real], Real, Real]:
+    too_many: Any = np.inf,
+) -> tuple[dict[str, Real], Real, Real, Real]:
     """Integrate lanes of one shape and measure each at `times` (T,).
 
     Leaves of `equations` and `states` have the lane axis, of size n, last; lanes from `count` on
-    only fill up the size that is compiled. `names`: what is saved beside the error. Returns that,
-    each (n, T, …), NaN where a lane did not come; status and stop_time (n,).
+    only fill up the size that is compiled. `names`: what is saved beside the error. `too_many`: a
+    lane with so many steps before it leaves as one that has spent its steps. Returns what is saved,
+    each (n, T, …), NaN where a lane did not come; final excess, status and stop_time (n,).
     """
-    pair, common = diffrax.Tsit5(), Common(times, rtol, max_steps)
+    pair, common = diffrax.Tsit5(), Common(times, rtol, max_steps, too_many)
     n = jax.tree.leaves(states)[0].shape[-1]
     slots = _slots(equations, n) if slots is None else min(n, slots)
 
@@ -395,36 +429,31 @@ def solve_lanes(
         queue = Slots(_columns(lanes, number), number, y, lanes, jnp.asarray(slots))
         _, queue = _solve(pair, measure, y[:, number], queue, common, 1e15)
     assert queue.lanes is not None
-    lanes = _columns(queue.lanes, np.arange(n))
+    rows, lanes = _columns((queue.rows, queue.lanes), np.arange(n))
     values = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), lanes.measured)
-    return values, lanes.status, lanes.t
+    with jax.numpy_rank_promotion("allow"):
+        final = quantities(("excess",), equations, equations.state(rows))["excess"]
+    return values, jnp.where(lanes.status == Status.OK, final, jnp.nan), lanes.status, lanes.t
 
 
-@eqx.filter_jit
-def solve_each(
-    equations: Equations,
-    states: State,
-    times: Real,
-    rtol: Real,
-    atol: Real | None,
-    solver: diffrax.AbstractSolver,
-    max_steps: int,
-    names: tuple[str, ...] = (),
-) -> tuple[dict[str, Real], Real, Real]:
-    """The same for any problem, one after another, as `predict` solves them."""
+def _rows(equations: Equations, y):
+    return y
 
-    def one(lane):
-        equations, state = lane
-        parameters, bias, _, _, _, status, stop_time = solve_one(
-            equations, state, times, rtol, atol, solver, max_steps
-        )
-        values = jax.vmap(lambda total, bias: _named(names, equations, total, bias))(
-            parameters.total(), bias
-        )
-        return values, status, stop_time
 
-    first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (equations, states))
-    return jax.lax.map(one, first)
+def rows_of_lane(
+    equations: Equations, state: State, times: Any, rtol: Any, atol: Any, max_steps: Any
+) -> tuple[Real, Real, Real, Real]:
+    """Integrate one problem as a single lane: packed rows (T, numbers) at `times`, and the last.
+
+    Rows are NaN where it did not come; then status and stop_time.
+    """
+    pair, common = diffrax.Tsit5(), Common(times, rtol, jnp.asarray(max_steps))
+    with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
+        begin = _begin(equations, state, common, atol, pair, _rows)
+        y, lane = jax.tree.map(lambda x: jnp.asarray(x)[..., None], begin)
+        y, slots = _solve(pair, _rows, y, Slots(lane), common, 1.0)
+    lane = slots.work
+    return lane.measured[..., 0], y[:, 0], lane.status[0], lane.t[0]
 
 
 def in_lanes(equations: Equations, solver: Any) -> bool:
@@ -437,6 +466,7 @@ def in_lanes(equations: Equations, solver: Any) -> bool:
         and rows * network.width <= NUMBERS // 8
         and not isinstance(network.activation, Quadrature)
         and getattr(rule.schedule, "jumps", None) is None
+        and not equations.diffusion
     )
 
 
@@ -451,16 +481,23 @@ def _slots(equations: Equations, n: int) -> int:
 
 def quantities(names: tuple[str, ...], equations: Equations, state: State) -> dict[str, Real]:
     """The error and what else `names` says, of one problem or of lanes."""
-    return _named(names, equations, total_overlaps(state, equations.inputs), state.bias)
+    values = named_quantities(names, equations, total_overlaps(state, equations.inputs), state.bias)
+    if "excess" in names:
+        assert equations.leading is not None
+        values["excess"] = excess_error(
+            equations.network, equations.inputs, equations.leading, state
+        )
+    return values
 
 
-def _named(names, equations: Equations, total: Overlaps, bias) -> dict[str, Real]:
+def named_quantities(names, equations: Equations, total: Overlaps, bias) -> dict[str, Real]:
+    """The same from order parameters, but for the excess."""
     network, inputs = equations.network, equations.inputs
     clean = eqx.tree_at(lambda o: o.Q1, total, total.Q1 - inputs.noise * inputs.dim * total.Q0)
     values = {"error": generalisation_error(network, total, bias, inputs.trace)}
     for name in names:
         if name == "error_clean":
             values[name] = generalisation_error(network, clean, bias, inputs.trace)
-        else:
+        elif name != "excess":
             values[name] = bias if name == "bias" else getattr(total, name)
     return values

@@ -1,6 +1,6 @@
 """The theory: one problem and one state in, one curve out, through diffrax."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.autoencoder import Autoencoder
 from odeae.checks import save_times, scalar, whole
 from odeae.diffusion import refusal
+from odeae.equations import HUGE, Equations, default_atol, max_norm, vector_field
+from odeae.excess import excess_error
+from odeae.lanes import in_lanes, named_quantities, rows_of_lane
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, leading_spikes
-from odeae.rules import AbstractRule, generalisation_error
+from odeae.rosenbrock import Rodas4
+from odeae.rules import generalisation_error
 from odeae.schedules import check_schedule, jump_times, longest_step
 from odeae.spectrum import Spectrum
 from odeae.state import (
     Components,
-    Inputs,
     OrderParameters,
     State,
     densities,
@@ -28,47 +30,25 @@ from odeae.state import (
 from odeae.trajectory import Status, Trajectory, settings_json
 
 MAX_STEPS = 100_000
-# Weights that have grown to this size count as diverged: products of four of them don't overflow.
-HUGE = 1e50
+# A thousand implicit steps reach any time, and each costs as much as 10 to 50 explicit ones. By
+# changing after about that cost, one pays at most twice what the better choice would have.
+EXPLICIT_STEPS = 20_000
+# Above this size the matrices of an implicit step cost more than its length is worth.
+IMPLICIT_NUMBERS = 600
 
 
-class Equations(eqx.Module):
-    """What the vector field needs: nothing of size D, and no D that would make it compile again."""
+class Solution(NamedTuple):
+    """What a solve saved at its times, NaN where it did not come, and where it ended."""
 
-    rule: AbstractRule
-    network: Autoencoder
-    inputs: Inputs
-    bins: Spectrum | None  # of the densities, if they are saved
-    components: Real | None  # spikes along which the rows are saved
-    diffusion: bool = eqx.field(static=True)
-
-    def pack(self, state: State) -> jax.Array:
-        """The flat vector that diffrax integrates (one leaf is fastest)."""
-        parts = [self.network.pack(state.rows())]
-        if self.network.bias:
-            parts.append(state.bias)
-        if state.diffusion is not None:
-            parts.append(state.diffusion.ravel())
-        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-
-    def state(self, y) -> State:
-        """Return the state of what `pack` made."""
-        hidden, width = self.network.hidden, self.network.width
-        split = self.inputs.spikes.shape[0]
-        rows = split + self.inputs.bulk.shape[0]
-        modes = self.network.unpack(y[: rows * width], rows)
-        rest = y[rows * width :]
-        bias = rest[:hidden] if self.network.bias else jnp.zeros((hidden, *y.shape[1:]))
-        added = rest[-(hidden**2) :].reshape(hidden, hidden) if self.diffusion else None
-        return State.from_rows(modes, split, bias, added)
-
-
-# Module-level functions: a fresh lambda per call would make every call compile again.
-def vector_field(t, y, equations: Equations):
-    """Return the drift of packed rows at time t."""
-    rule = equations.rule
-    drift = rule.drift(equations.network, equations.inputs, equations.state(y), rule.factor(t))
-    return equations.pack(drift)
+    parameters: OrderParameters
+    bias: Any
+    densities: Any
+    components: Any
+    error: Any
+    excess: Any
+    status: Any
+    stop_time: Any
+    last: Any  # packed rows at `stop_time`
 
 
 def _measure(y, equations: Equations):
@@ -79,7 +59,27 @@ def _measure(y, equations: Equations):
     if equations.components is not None:
         which = equations.components
         along = Components(state.spikes.encoder[which], state.spikes.decoder[which])
-    return order_parameters(state, equations.inputs), state.bias, saved, along
+    above = jnp.nan
+    if equations.leading is not None:
+        above = excess_error(equations.network, equations.inputs, equations.leading, state)
+    return order_parameters(state, equations.inputs), state.bias, saved, along, above
+
+
+def _measured(equations: Equations, saved, reached, status, stop_time, last) -> Solution:
+    """Solution of rows (T, numbers), or of what `_measure` made of them where they are many."""
+
+    def where_reached(values, otherwise):
+        return jax.tree.map(
+            lambda x: jnp.where(reached.reshape(-1, *[1] * (x.ndim - 1)), x, otherwise), values
+        )
+
+    if _is_small(last):  # nothing is computed from what was not reached: its derivative is NaN
+        saved = jax.vmap(lambda y: _measure(y, equations))(where_reached(saved, 0.0))
+    parameters, bias, at_modes, along, above = where_reached(saved, jnp.nan)
+    error = jax.vmap(
+        lambda total, b: generalisation_error(equations.network, total, b, equations.inputs.trace)
+    )(parameters.total(), bias)
+    return Solution(parameters, bias, at_modes, along, error, above, status, stop_time, last)
 
 
 def _is_small(y0) -> bool:
@@ -91,26 +91,24 @@ def _save(t, y, equations: Equations):
     return y if _is_small(y) else _measure(y, equations)
 
 
-def _is_huge(t, y, equations: Equations):
+def _whole(t, y, equations: Equations):
+    return y
+
+
+def _is_huge(y):
     return ~(jnp.max(jnp.abs(y)) < HUGE)
 
 
 def _stop(t, y, equations: Equations, **kwargs):
     q = field_variances(equations.state(y), equations.inputs)
     # A step can't end where the averages are not resolved, so stop just before.
-    return ~equations.network.activation.resolves(1.001 * q) | _is_huge(t, y, equations)
-
-
-def max_norm(y):
-    """Return the largest entry, infinite if there is a NaN."""
-    # An RMS norm would be diluted by the passive rows of the bulk. NaN must count as infinite:
-    # the next step would be NaN too, and no step after it would ever be accepted.
-    return jnp.max(jnp.where(jnp.isnan(y), jnp.inf, jnp.abs(y)))
+    return ~equations.network.activation.resolves(1.001 * q) | _is_huge(y)
 
 
 def solve_one(
     equations: Equations,
-    state: State,
+    y0: Any,
+    t0: Any,
     times: Any,
     rtol: Any,
     atol: Any,
@@ -118,11 +116,9 @@ def solve_one(
     max_steps: int,
     adjoint: diffrax.AbstractAdjoint | None = None,
     progress: diffrax.AbstractProgressMeter | None = None,
-) -> tuple[OrderParameters, Any, Any, Any, Any, Any, Any]:
-    """One solve: order parameters, biases, densities, components, error, status, stop time."""
-    y0, schedule = equations.pack(state), equations.rule.schedule
-    if atol is None:
-        atol = 0.1 * rtol * smallest_scale(state)
+) -> Solution:
+    """Solve from rows y0 at t0 by diffrax; of `times` (T,), those before t0 are not reached."""
+    schedule = equations.rule.schedule
     # The smallest step is only there to end a solve whose every step is NaN. Coefficients: at
     # equal error 15 % faster than diffrax's default, as hardly a step is rejected.
     controller = diffrax.PIDController(
@@ -130,20 +126,23 @@ def solve_one(
         dtmin=1e-100 * times[-1], force_dtmin=False, dtmax=longest_step(schedule, times[-1]),
     )  # fmt: skip
     jumps = jump_times(schedule)
-    if jumps is not None:
-        controller = diffrax.ClipStepSizeController(controller, jump_ts=jumps)
+    linear = solver.interpolation_cls is diffrax.LocalLinearInterpolation
+    if linear or jumps is not None:
+        controller = diffrax.ClipStepSizeController(
+            controller, step_ts=times if linear else None, jump_ts=jumps
+        )
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
         solver,
-        t0=0.0,
+        t0=t0,
         t1=times[-1],
         dt0=None,
         y0=y0,
         args=equations,
         saveat=diffrax.SaveAt(
             subs=[
-                diffrax.SubSaveAt(ts=times, fn=_save),
-                diffrax.SubSaveAt(t1=True, fn=_is_huge),
+                diffrax.SubSaveAt(ts=jnp.maximum(times, t0), fn=_save),
+                diffrax.SubSaveAt(t1=True, fn=_whole),
             ]
         ),
         stepsize_controller=controller,
@@ -155,7 +154,7 @@ def solve_one(
     )
     assert solution.ys is not None
     assert solution.ts is not None
-    saved, (is_huge,) = solution.ys
+    saved, (last,) = solution.ys
     reached, (stop_time,) = jnp.isfinite(solution.ts[0]), solution.ts[1]  # never saved: infinite
     result = solution.result
     event = result == diffrax.RESULTS.event_occurred
@@ -163,29 +162,96 @@ def solve_one(
         [
             result == diffrax.RESULTS.successful,
             result == diffrax.RESULTS.max_steps_reached,
-            event & ~is_huge,
+            event & ~_is_huge(last),
         ],
         [Status.OK, Status.BUDGET, Status.UNRESOLVED],
         Status.DIVERGED,
     )
-
-    def where_reached(values, otherwise):
-        return jax.tree.map(
-            lambda x: jnp.where(reached.reshape(-1, *[1] * (x.ndim - 1)), x, otherwise), values
-        )
-
-    if _is_small(y0):  # nothing is computed from what was not reached: its derivative would be NaN
-        saved = jax.vmap(lambda y: _measure(y, equations))(where_reached(saved, 0.0))
-    parameters, bias, at_modes, along = where_reached(saved, jnp.nan)
-    error = jax.vmap(
-        lambda total, b: generalisation_error(equations.network, total, b, equations.inputs.trace)
-    )(parameters.total(), bias)
-    return parameters, bias, at_modes, along, error, status, stop_time
+    return _measured(equations, saved, reached & (times >= t0), status, stop_time, last)
 
 
 @eqx.filter_jit
-def _solve(*args):
-    return solve_one(*args)
+def _solve(equations, state, times, rtol, atol, *how) -> Solution:
+    atol = default_atol(state, rtol) if atol is None else atol
+    return solve_one(equations, equations.pack(state), 0.0, times, rtol, atol, *how)
+
+
+@eqx.filter_jit
+def _solve_as_lane(equations, state, times, rtol, atol, max_steps) -> Solution:
+    """The same for a small problem, faster, without derivatives."""
+    bare = eqx.tree_at(_beside, equations, (None, None, None), is_leaf=_is_none)
+    rows, last, status, stop_time = rows_of_lane(bare, state, times, rtol, atol, max_steps)
+    reached = times <= stop_time
+    return _measured(equations, rows, reached, status, stop_time, last)
+
+
+def _beside(equations):
+    return equations.bins, equations.components, equations.leading
+
+
+def _is_none(x):
+    return x is None
+
+
+@eqx.filter_jit
+def _go_on(equations, state, first: Solution, times, rtol, atol, max_steps) -> Solution:
+    """Take up an explicit solve from `state` where it spent its steps, by an L-stable method.
+
+    At equal error of the excess at t = 1e9 it takes a third of the time of Kvaerno5 with Newton's
+    iterations; with the usual chord iterations that does not get past t = 1e7.
+    """
+    atol = default_atol(state, rtol) if atol is None else atol
+    rest = solve_one(equations, first.last, first.stop_time, times, rtol, atol, Rodas4(), max_steps)
+
+    def joined(a, b):
+        return jnp.where((times <= first.stop_time).reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    saved = Solution._fields[: Solution._fields.index("status")]
+    parts = {
+        name: jax.tree.map(joined, getattr(first, name), getattr(rest, name)) for name in saved
+    }
+    return rest._replace(**parts)
+
+
+def _named(names, equations: Equations, done: Solution) -> tuple[dict[str, Real], Real]:
+    """What is called for by name, (T, …), and the final excess."""
+    values = jax.vmap(lambda total, bias: named_quantities(names, equations, total, bias))(
+        done.parameters.total(), done.bias
+    )
+    return values | ({"excess": done.excess} if "excess" in names else {}), done.excess[-1]
+
+
+@eqx.filter_jit
+def solve_each(
+    equations: Equations,
+    states: State,
+    times: Real,
+    rtol: Real,
+    atol: Real | None,
+    solver: diffrax.AbstractSolver,
+    max_steps: int,
+    names: tuple[str, ...] = (),
+) -> tuple[dict[str, Real], Real, Real, Real]:
+    """What `solve_lanes` returns, for any problems: one after another, as `predict` does."""
+
+    def one(lane):
+        equations, state = lane
+        floor = default_atol(state, rtol) if atol is None else atol
+        start = equations.pack(state)
+        done = solve_one(equations, start, 0.0, times, rtol, floor, solver, max_steps)
+        return *_named(names, equations, done), done.status, done.stop_time
+
+    first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (equations, states))
+    return jax.lax.map(one, first)
+
+
+def solve_alone(
+    equations: Equations, state: State, times: Real, rtol: Real, atol: Real | None, max_steps: int,
+    names: tuple[str, ...] = (),
+) -> tuple[dict[str, Real], Real, Real, Real]:  # fmt: skip
+    """The same for one problem, by the solvers that `predict` chooses."""
+    done, _ = _solved(equations, state, times, rtol, atol, None, max_steps, None, None)
+    return *eqx.filter_jit(_named)(names, equations, done), done.status, done.stop_time
 
 
 def check_solver(solver: Any) -> diffrax.AbstractSolver:
@@ -198,6 +264,46 @@ def check_solver(solver: Any) -> diffrax.AbstractSolver:
             f"or diffrax.Kvaerno5(), got {solver!r}"
         )
     return solver
+
+
+def _without_basis(spectrum: Spectrum) -> Spectrum:
+    """Return the same without what has the size of D."""
+    return Spectrum(spectrum.spikes, spectrum.bulk, spectrum.multiplicity)
+
+
+def explicit_steps(equations: Equations, max_steps: int) -> int:
+    """How many of `max_steps` the explicit solver has before an implicit one takes over."""
+    inputs = equations.inputs
+    numbers = (inputs.spikes.shape[0] + inputs.bulk.shape[0]) * equations.network.width
+    return min(max_steps, EXPLICIT_STEPS) if numbers <= IMPLICIT_NUMBERS else max_steps
+
+
+def _solved(
+    equations, state, times, rtol, atol, solver, max_steps, adjoint, progress
+) -> tuple[Solution, str]:
+    """Solve, explicitly as long as that pays unless `solver` says how; and by which solvers."""
+
+    def by(solver, budget):
+        return _solve(equations, state, times, rtol, atol, solver, budget, adjoint, progress), type(
+            solver
+        ).__name__
+
+    explicit, given = diffrax.Tsit5(), (equations, state, times, rtol, atol)
+    budget = explicit_steps(equations, max_steps)
+    if solver is not None or is_traced(given):
+        return by(explicit if solver is None else solver, max_steps)
+    # With biases, one kernel takes up to a minute to compile.
+    small = in_lanes(equations, explicit) and not equations.network.bias
+    if small and adjoint is None and progress is None:
+        done, name = _solve_as_lane(*given, np.asarray(budget)), type(explicit).__name__
+    else:
+        done, name = by(explicit, budget)
+    if is_traced(done):  # nothing given is, but a caller is being traced
+        return by(explicit, max_steps)
+    if done.status == Status.BUDGET and budget < max_steps:
+        name = f"{name}, Rodas4 from t={float(done.stop_time):.4g}"
+        done = _go_on(equations, state, done, times, rtol, atol, max_steps - budget)
+    return done, name
 
 
 @in_float64
@@ -244,61 +350,47 @@ def predict(
     if not is_traced(rtol) and rtol > 0.1:
         raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
     atol = None if atol is None else scalar("atol", atol, above=0.0)
-    solver = check_solver(solver)
+    if solver is not None:
+        check_solver(solver)
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
     check_schedule(problem.rule.schedule, times[-1])
-    full = problem.spectrum
-    spectrum = Spectrum(full.spikes, full.bulk, full.multiplicity)  # nothing of size D
     equations = Equations(
         problem.rule,
         problem.autoencoder,
         problem.inputs(),
-        spectrum if densities else None,
+        _without_basis(problem.spectrum) if densities else None,
         leading_spikes(problem),
         diffusion,
+        problem.spectrum.leading(hidden),
     )
-    parameters, bias, saved, along, error, status, stop_time = _solve(
-        equations,
-        begin,
-        times,
-        rtol,
-        atol,
-        solver,
-        max_steps,
-        adjoint,
-        diffrax.TqdmProgressMeter() if progress else None,
-    )
+    done, name = _solved(
+        equations, begin, times, rtol, atol, solver, max_steps,
+        adjoint, diffrax.TqdmProgressMeter() if progress else None,
+    )  # fmt: skip
+    status, stop_time = done.status, done.stop_time
     if is_traced((status, problem)):  # a batch must not copy a basis for every lane
+        spectrum = _without_basis(problem.spectrum)
         problem = eqx.tree_at(lambda p: p.spectrum, problem, spectrum)
     elif throw and (ended := Status(int(status))) is not Status.OK:
         message = ended.message(float(stop_time))
         raise RuntimeError(f"the solve {message}. In Python throw=False keeps the part before")
     return Trajectory(
         times,
-        error,
-        parameters,
-        bias,
+        done.error,
+        done.parameters,
+        done.bias,
         status,
         stop_time,
         problem,
-        densities=saved,
-        components=along,
+        densities=done.densities,
+        components=done.components,
+        above_pca=done.excess,
         initial=state,
         settings=settings_json(
             rtol=rtol,
             atol=atol,
-            solver=type(solver).__name__,
+            solver=name,
             max_steps=max_steps,
             diffusion=diffusion,
         ),
     )
-
-
-def smallest_scale(state: State):
-    """Smallest non-zero root mean square among the parts of the rows, at most 1.
-
-    Rows of a trained network are of order one, however large they began.
-    """
-    parts = [part for part in jax.tree.leaves((state.spikes, state.bulk)) if part.size]
-    sizes = jnp.stack([jnp.sqrt(jnp.mean(jnp.square(part))) for part in parts])
-    return jax.lax.stop_gradient(jnp.min(jnp.where(sizes > 0, sizes, 1.0), initial=1.0))

@@ -95,9 +95,10 @@ def leading_spikes(problem: Problem) -> Real | None:
 
     None without spikes. Their number depends on sizes alone, so eigenvalues may be traced.
     """
-    spikes = jnp.asarray(problem.spectrum.spikes)
+    spikes = problem.spectrum.spikes
     count = min(spikes.shape[0], max(32, problem.autoencoder.hidden))
-    return jnp.argsort(-spikes, stable=True)[:count] if count else None
+    argsort = jnp.argsort if is_traced(spikes) else np.argsort  # NumPy's is faster at once
+    return argsort(-spikes, stable=True)[:count] if count else None
 
 
 def check_state(problem: Problem, state: State) -> None:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from odeae.activations import Linear, mean_output, mean_slope, overlap
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import flag, scalar
-from odeae.contractions import computed_once, diagonal, lower, mixed, on_diagonal
+from odeae.compiler import computed_once
+from odeae.contractions import diagonal, lower, mixed, on_diagonal
 from odeae.diffusion import gradient_covariance
 from odeae.precision import Real, in_float64, is_traced
 from odeae.schedules import as_schedule

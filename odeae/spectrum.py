@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,17 @@ from odeae.precision import Real, in_float64, is_traced
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
 _ROUNDING = 1e-13
+
+
+class Leading(NamedTuple):
+    """Of the modes that PCA keeps: `index` (n,) of the largest spikes, n at most the rank.
+
+    `rest`: by how much modes of the bulk would raise the sum of their ρ̃; 0 if these are the
+    largest of all.
+    """
+
+    index: Real
+    rest: Real
 
 
 class Spectrum(eqx.Module):
@@ -113,6 +124,16 @@ class Spectrum(eqx.Module):
         for _ in range(np.ndim(self.spikes) - 1):  # lanes that came out of vmap
             one = jax.vmap(one)
         return one(self.spikes, self.bulk)
+
+    def leading(self, rank: int) -> Leading:
+        """The spikes among the modes that PCA of rank `rank` keeps."""
+        xp = jnp if is_traced((self.spikes, self.bulk)) else np  # NumPy's is faster at once
+        copies = [min(m, rank) for m in self.multiplicity]
+        bins = self.bulk[np.repeat(np.arange(len(copies)), copies)] / self.dim
+        largest_first = xp.argsort(-self.spikes, stable=True)[:rank]
+        chosen = xp.concatenate([self.spikes[largest_first], np.zeros(rank)])[:rank]
+        best = -xp.sort(-xp.concatenate([self.spikes, bins, np.zeros(rank)]))[:rank]
+        return Leading(largest_first, xp.sum(best - chosen))
 
     def eigenvalues(self) -> Float[Real, " dim"]:
         """All D eigenvalues ρ in the order as given: `given`, or each bin at its common value."""

@@ -20,9 +20,10 @@ import numpy as np
 
 import odeae
 from odeae.checks import flag, save_times, scalar, whole
-from odeae.lanes import QUANTITIES, in_lanes, solve_each, solve_lanes
+from odeae.equations import Equations
+from odeae.lanes import QUANTITIES, TOO_MANY, in_lanes, solve_lanes
 from odeae.precision import in_float64, to_numpy
-from odeae.prediction import MAX_STEPS, Equations, check_solver
+from odeae.prediction import MAX_STEPS, check_solver, explicit_steps, solve_alone, solve_each
 from odeae.problem import Problem, check_state
 from odeae.schedules import check_schedule
 from odeae.state import State
@@ -40,6 +41,7 @@ _RESERVED = {LANE, "time", "k", "l", "status", "stop_time", "final_excess", *QUA
 _ATTRS = {
     "time": {"units": "steps/D", "long_name": "time"},
     "error": {"long_name": "generalisation error, ‖x − x̂‖²/(2D) averaged over x"},
+    "excess": {"long_name": "error above the PCA error of rank K"},
     "error_clean": {"long_name": "generalisation error on clean inputs"},
     "Q1": {"long_name": "W Ω Wᵀ/D"},
     "R1": {"long_name": "V Ω Wᵀ/D^(3/2)"},
@@ -178,6 +180,7 @@ class _Plan:
     atol: np.ndarray | None
     solver: Any
     max_steps: int
+    automatic: bool  # whether the solver may change
     layout: Layout = field(init=False)
     built: dict = field(
         default_factory=dict
@@ -191,6 +194,7 @@ class _Plan:
         T, K = len(self.times), self.hidden
         shapes = {
             "error": (("time",), (T,)),
+            "excess": (("time",), (T,)),
             "error_clean": (("time",), (T,)),
             "bias": (("time", "k"), (T, K)),
         }
@@ -250,12 +254,12 @@ class _Plan:
             tree = jax.tree.map(
                 lambda *x: np.concatenate(x, axis=-1), *(tree for _, tree in family)
             )
-            equations, states, floor = tree
-            self._solve(which, equations, states, floor, out)
+            equations, states = tree
+            self._solve(which, equations, states, out)
         return {name: x.reshape(self.layout.shape(i, name)) for name, x in out.items()}
 
     def _built(self, lanes: list[dict[str, int]]) -> Iterator[tuple[np.ndarray, Any]]:
-        """(lanes, their equations, states and PCA errors, lane axis last), group by group."""
+        """(lanes, their equations and states, lane axis last), group by group."""
         fixed = [name for name in self.columns if name not in self.traced]
         groups = {}
         for lane, at in enumerate(lanes):
@@ -264,7 +268,7 @@ class _Plan:
             yield np.array(members), self._group(at, fixed, [lanes[lane] for lane in members])
 
     def _group(self, at: tuple, fixed: list[str], lanes: list[dict[str, int]]) -> Any:
-        """Equations, states and PCA errors of lanes that differ in traced values alone."""
+        """Equations and states of lanes that differ in traced values alone."""
         values = {name: self.columns[name][j] for name, j in zip(fixed, at, strict=True)}
         n = len(lanes)
         if not self.traced:
@@ -285,30 +289,46 @@ class _Plan:
         tree = self.built[at, size](*numbers)
         return jax.tree.map(lambda x: np.asarray(x)[..., :n], tree)
 
-    def _solve(self, which, equations, states, floor, out) -> None:
+    def _solve(self, which, equations, states, out) -> None:
         """Solve lanes of one structure and put them into `out`."""
         n, K = len(which), equations.network.hidden
+        steps = explicit_steps(equations, self.max_steps) if self.automatic else self.max_steps
+        changes = steps < self.max_steps
         if in_lanes(equations, self.solver):
             size = min(_power_of_two(n), math.prod(self.layout.chunk))
             fill = np.minimum(np.arange(size), n - 1)
             equations, states = jax.tree.map(lambda x: x[..., fill], (equations, states))
             solved = solve_lanes(
                 equations, states, np.asarray(n), self.times, self.rtol, self.atol,
-                np.asarray(self.max_steps), self.save,
+                np.asarray(steps), self.save,
+                too_many=np.asarray(TOO_MANY if changes else np.inf, float),
             )  # fmt: skip
         else:
             solved = solve_each(
                 equations, states, self.times, self.rtol, self.atol, self.solver,
-                self.max_steps, self.save,
+                steps, self.save,
             )  # fmt: skip
-        values, status, stop_time = jax.tree.map(lambda x: np.asarray(x)[:n], solved)
+        solved = jax.tree.map(lambda x: np.array(x[:n]), solved)
+        if changes:
+            self._finish(equations, states, solved)
+        values, final_excess, status, stop_time = solved
         for name, x in values.items():
             fits = np.full((n, *out[name].shape[1:]), np.nan)
             fits[(slice(None), slice(None), *(slice(K),) * (x.ndim - 2))] = x
             out[name][which] = fits
         out["status"][which] = status
         out["stop_time"][which] = stop_time
-        out["final_excess"][which] = values["error"][:, -1] - floor
+        out["final_excess"][which] = final_excess
+
+    def _finish(self, equations, states, solved) -> None:
+        """Solve again, each alone, the lanes for which the explicit solver did not pay."""
+        for lane in np.flatnonzero(solved[2] == Status.BUDGET):
+            one, state = jax.tree.map(lambda x: x[..., lane], (equations, states))  # noqa: B023
+            alone = solve_alone(
+                one, state, self.times, self.rtol, self.atol, self.max_steps, self.save
+            )
+            for all_lanes, own in zip(*map(jax.tree.leaves, (solved, alone)), strict=True):
+                all_lanes[lane] = own
 
 
 def _power_of_two(n: int) -> int:
@@ -316,15 +336,16 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _lane(build: Callable, values: dict[str, Any]) -> tuple[Equations, State, Any]:
-    """What a lane is made of: equations, initial state, PCA error of rank K."""
+def _lane(build: Callable, values: dict[str, Any]) -> tuple[Equations, State]:
+    """What a lane is made of: equations and initial state."""
     made = build(**values)
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Problem)):
         raise ValueError(f"`build` must return a problem and a state, got {made!r:.80}")
     problem, state = made
     check_state(problem, state)
-    equations = Equations(problem.rule, problem.autoencoder, problem.inputs(), None, None, False)
-    return equations, state, problem.spectrum.pca_error(problem.autoencoder.hidden)
+    network = problem.autoencoder
+    leading = problem.spectrum.leading(network.hidden)
+    return Equations(problem.rule, network, problem.inputs(), None, None, False, leading), state
 
 
 def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk, store) -> _Plan:
@@ -354,6 +375,7 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
         rtol=rtol,
         atol=None if atol is None else scalar("atol", atol, above=0.0),
         solver=check_solver(solver),
+        automatic=solver is None,
         max_steps=MAX_STEPS if max_steps is None else whole("max_steps", max_steps),
     )
     each = not all(in_lanes(lane[0], plan.solver) for lane in made)
@@ -456,7 +478,7 @@ def _described(values: dict[str, Any]) -> str:
 
 
 @in_float64
-def _probe(build: Callable, values: dict[str, Any], times: Any) -> tuple[Equations, State, Any]:
+def _probe(build: Callable, values: dict[str, Any], times: Any) -> tuple[Equations, State]:
     """Build one lane of concrete values; errors say which."""
     try:
         lane = _lane(build, _plain(values))

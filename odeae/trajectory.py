@@ -59,8 +59,7 @@ class Status(enum.IntEnum):
         cause = {
             Status.DIVERGED: "diverged; the weights or their rates of change stopped being finite: "
             "check the rates and the initial state",
-            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`, "
-            "in Python also an implicit `solver` such as diffrax.Kvaerno5()",
+            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`",
             Status.UNRESOLVED: "left the range of field variances that the Quadrature resolves; "
             "construct it with a larger `q_max`",
         }[self]
@@ -140,7 +139,7 @@ class Trajectory(eqx.Module):
     `status`: a `Status` value, `stop_time`: the time that was reached. `weights`: what a
     simulation ended with, to be resumed. `initial`: the state it started from, if any. `source`:
     "theory", "theory, ensemble" or what the inputs of the simulation were. `settings`: how it was
-    computed, as JSON.
+    computed, as JSON. `above_pca`: `excess` of theory.
     """
 
     times: Float[Real, " times"]
@@ -157,6 +156,7 @@ class Trajectory(eqx.Module):
     initial: State | None = None
     source: str = eqx.field(static=True, default="theory")
     settings: str = eqx.field(static=True, default="{}")
+    above_pca: Float[Real, "*batch times"] | None = None
 
     @property
     def Q1(self) -> Real:
@@ -233,10 +233,15 @@ class Trajectory(eqx.Module):
 
     @property
     def excess(self) -> Real:
-        """Error above the PCA error of rank K, by subtraction (absolute accuracy of `error`).
+        """Error above the PCA error of rank K, (…, T).
 
-        With noise, `error` is that on corrupted inputs, the PCA error that of clean ones.
+        From `predict` it is a sum of terms that vanish one by one (docs/theory.md §8), so that it
+        is as accurate relative to itself as the solve, also where it is 10^-10 of the error. Of a
+        simulation it is a difference, with the absolute accuracy of `error`. With noise, `error` is
+        that on corrupted inputs, the PCA error that of clean ones.
         """
+        if self.above_pca is not None:
+            return self.above_pca
         rank = self.problem.autoencoder.hidden
         return self.error - np.asarray(self.problem.spectrum.pca_error(rank))[..., None]
 
@@ -327,6 +332,7 @@ class Trajectory(eqx.Module):
         pair, spectrum = ("time", "k", "l"), self.problem.spectrum
         data: dict[str, Any] = {
             "error": ((*batch, "time"), self.error),
+            "excess": ((*batch, "time"), self.excess),
             "bias": ((*batch, "time", "k"), self.bias),
             "status": (batch, self.status),
             "stop_time": (batch, self.stop_time),
@@ -522,6 +528,7 @@ def load(
         initial,
         data.attrs["source"],
         data.attrs["settings"],
+        get("excess") if data.attrs["source"].startswith("theory") else None,
     )
 
 
@@ -538,6 +545,7 @@ def _groups(path: str | os.PathLike) -> list[str]:
 _UNITS = {
     "time": ("steps/D", "time"),
     "error": ("variance per input dimension / 2", "generalisation error ‖x − x̂‖²/(2D)"),
+    "excess": ("variance per input dimension / 2", "error above the PCA error of rank K"),
     "error_clean": ("variance per input dimension / 2", "the same on inputs without the noise"),
     "test_error": ("variance per input dimension / 2", "‖x − x̂‖²/(2D) on held-out samples"),
     "Q1": ("1", "W Ω Wᵀ/D"),

@@ -10,8 +10,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-from odeae import contractions, gaussian, lanes
-from odeae.prediction import Equations, max_norm, smallest_scale, vector_field
+from odeae import compiler, gaussian, lanes
+from odeae.equations import Equations, max_norm, smallest_scale, vector_field
 from odeae.rules import generalisation_error
 from odeae.schedules import longest_step
 from odeae.state import total_overlaps
@@ -123,7 +123,7 @@ def test_contractions_of_one_problem_are_what_they_say():
 @pytest.mark.parametrize("first", [1.0, 0.0, np.nan, np.inf, -np.inf, 1e308])
 def test_values_computed_once_stay_what_they_are(first):
     values = (jnp.asarray([[first, 2.0], [3.0, np.nan]]), jnp.arange(6.0).reshape(2, 3), None)
-    got = jax.jit(lambda v: contractions.computed_once(lambda: v, v[0]))(values)
+    got = jax.jit(lambda v: compiler.computed_once(lambda: v, v[0]))(values)
     assert got[2] is None
     assert_same(jax.tree.map(np.asarray, got), jax.tree.map(np.asarray, values))
 

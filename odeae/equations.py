@@ -1,0 +1,76 @@
+"""One problem as a solver sees it: a flat vector of rows and its drift."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from odeae.autoencoder import Autoencoder
+from odeae.precision import Real
+from odeae.rules import AbstractRule
+from odeae.spectrum import Leading, Spectrum
+from odeae.state import Inputs, State
+
+# Weights that have grown to this size count as diverged: products of four of them don't overflow.
+HUGE = 1e50
+
+
+class Equations(eqx.Module):
+    """What the vector field needs: nothing of size D, and no D that would make it compile again."""
+
+    rule: AbstractRule
+    network: Autoencoder
+    inputs: Inputs
+    bins: Spectrum | None  # of the densities, if they are saved
+    components: Real | None  # spikes along which the rows are saved
+    diffusion: bool = eqx.field(static=True)
+    leading: Leading | None = None  # of the error above PCA, if that is saved
+
+    def pack(self, state: State) -> jax.Array:
+        """The flat vector that diffrax integrates (one leaf is fastest)."""
+        parts = [self.network.pack(state.rows())]
+        if self.network.bias:
+            parts.append(state.bias)
+        if state.diffusion is not None:
+            parts.append(state.diffusion.ravel())
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def state(self, y) -> State:
+        """Return the state of what `pack` made."""
+        hidden, width = self.network.hidden, self.network.width
+        split = self.inputs.spikes.shape[0]
+        rows = split + self.inputs.bulk.shape[0]
+        modes = self.network.unpack(y[: rows * width], rows)
+        rest = y[rows * width :]
+        bias = rest[:hidden] if self.network.bias else jnp.zeros((hidden, *y.shape[1:]))
+        added = rest[-(hidden**2) :].reshape(hidden, hidden) if self.diffusion else None
+        return State.from_rows(modes, split, bias, added)
+
+
+# Module-level functions: a fresh lambda per call would make every call compile again.
+def vector_field(t, y, equations: Equations):
+    """Return the drift of packed rows at time t."""
+    rule = equations.rule
+    drift = rule.drift(equations.network, equations.inputs, equations.state(y), rule.factor(t))
+    return equations.pack(drift)
+
+
+def max_norm(y):
+    """Return the largest entry, infinite if there is a NaN."""
+    # An RMS norm would be diluted by the passive rows of the bulk. NaN must count as infinite:
+    # the next step would be NaN too, and no step after it would ever be accepted.
+    return jnp.max(jnp.where(jnp.isnan(y), jnp.inf, jnp.abs(y)))
+
+
+def smallest_scale(state: State):
+    """Smallest non-zero root mean square among the parts of the rows, at most 1.
+
+    Rows of a trained network are of order one, however large they began.
+    """
+    parts = [part for part in jax.tree.leaves((state.spikes, state.bulk)) if part.size]
+    sizes = jnp.stack([jnp.sqrt(jnp.mean(jnp.square(part))) for part in parts])
+    return jax.lax.stop_gradient(jnp.min(jnp.where(sizes > 0, sizes, 1.0), initial=1.0))
+
+
+def default_atol(state: State, rtol):
+    """The absolute tolerance that follows the problem: rtol × 0.1 × the smallest scale."""
+    return 0.1 * rtol * smallest_scale(state)
