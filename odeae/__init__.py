@@ -8,19 +8,32 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from odeae import landscape, linear
     from odeae.activations import I2, I3, I21, I22, J2, Erf, Linear, Quadrature, ReLU
+    from odeae.aligned import AlignedTrajectory, best_decoder, predict_aligned, residual
     from odeae.autoencoder import Autoencoder, Weights
     from odeae.comparison import Comparison, compare
     from odeae.ensembles import ensemble
     from odeae.gaussian import bvn_cdf
     from odeae.initial import aligned_state, draw_weights, random_state, state_from_weights
+    from odeae.mode_dynamics import (
+        ModeDynamics,
+        estimate_mode_map,
+        mode_map,
+        mode_map_of_weights,
+        plot_mode_dynamics,
+    )
     from odeae.plotting import plot, plot_sweep
+    from odeae.power_laws import LocalSlopes, PowerLaw, fit_power_law, local_slopes
     from odeae.prediction import predict
     from odeae.problem import Problem
+    from odeae.rosenbrock import Rodas4
     from odeae.rules import SGD, Hebb, Oja, Sanger
     from odeae.schedules import CosineSchedule, PowerLawSchedule, StepSchedule
+    from odeae.sequential import Plateau, plateaus, plot_plateaus
     from odeae.simulation import simulate
     from odeae.spectrum import Spectrum
+    from odeae.stability import Directions, FixedPoint, FixedPointStatus, fixed_points
     from odeae.state import Densities, Modes, OrderParameters, State
     from odeae.sweeps import sweep
     from odeae.trajectory import Checkpoint, Status, Trajectory, load, log_times, save_all
@@ -29,23 +42,31 @@ if TYPE_CHECKING:
 # the name of a function (predict lives in prediction): importing it would hide the function.
 _HOME = {
     "activations": "Erf ReLU Linear Quadrature J2 I2 I21 I22 I3",
+    "aligned": "AlignedTrajectory best_decoder predict_aligned residual",
     "autoencoder": "Autoencoder Weights",
     "comparison": "Comparison compare",
     "ensembles": "ensemble",
     "gaussian": "bvn_cdf",
     "initial": "aligned_state draw_weights random_state state_from_weights",
+    "mode_dynamics": "ModeDynamics estimate_mode_map mode_map mode_map_of_weights"
+    " plot_mode_dynamics",
     "plotting": "plot plot_sweep",
+    "power_laws": "LocalSlopes PowerLaw fit_power_law local_slopes",
     "prediction": "predict",
     "problem": "Problem",
+    "rosenbrock": "Rodas4",
     "rules": "SGD Hebb Oja Sanger",
     "schedules": "CosineSchedule PowerLawSchedule StepSchedule",
+    "sequential": "Plateau plateaus plot_plateaus",
     "simulation": "simulate",
     "spectrum": "Spectrum",
+    "stability": "Directions FixedPoint FixedPointStatus fixed_points",
     "state": "Densities Modes OrderParameters State",
     "sweeps": "sweep",
     "trajectory": "Checkpoint Status Trajectory load log_times save_all",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
+_WHOLE = ("landscape", "linear")  # used by their own names, as odeae.linear.aligned_curve
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,21 +76,30 @@ __all__ = [
     "I22",
     "J2",
     "SGD",
+    "AlignedTrajectory",
     "Autoencoder",
     "Checkpoint",
     "Comparison",
     "CosineSchedule",
     "Densities",
+    "Directions",
     "Erf",
+    "FixedPoint",
+    "FixedPointStatus",
     "Hebb",
     "Linear",
+    "LocalSlopes",
+    "ModeDynamics",
     "Modes",
     "Oja",
     "OrderParameters",
+    "Plateau",
+    "PowerLaw",
     "PowerLawSchedule",
     "Problem",
     "Quadrature",
     "ReLU",
+    "Rodas4",
     "Sanger",
     "Spectrum",
     "State",
@@ -78,16 +108,30 @@ __all__ = [
     "Trajectory",
     "Weights",
     "aligned_state",
+    "best_decoder",
     "bvn_cdf",
     "compare",
     "draw_weights",
     "ensemble",
+    "estimate_mode_map",
+    "fit_power_law",
+    "fixed_points",
+    "landscape",
+    "linear",
     "load",
+    "local_slopes",
     "log_times",
+    "mode_map",
+    "mode_map_of_weights",
+    "plateaus",
     "plot",
+    "plot_mode_dynamics",
+    "plot_plateaus",
     "plot_sweep",
     "predict",
+    "predict_aligned",
     "random_state",
+    "residual",
     "save_all",
     "simulate",
     "state_from_weights",
@@ -96,6 +140,8 @@ __all__ = [
 
 
 def __getattr__(name: str):
+    if name in _WHOLE:
+        return importlib.import_module(f"odeae.{name}")
     if name not in _MODULE:
         raise AttributeError(f"module 'odeae' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"odeae.{_MODULE[name]}"), name)
