@@ -242,17 +242,67 @@ def bench_dimension():
     yield row("the same, dimension", "D = 10^9", "D = 10^3", seconds)
 
 
+def bench_long():
+    """Ten decades of time, where an implicit method takes over, against LSODA's BDF."""
+    times = np.geomspace(1e-2, 1e9, 200)
+    curve = baselines.Curve(*many.start(0))
+    problem, state = problem_of(), state_of(curve.w0, curve.u0)
+
+    def odeint(rtol):
+        options = {"trace": curve.trace, "rtol": rtol, "atol": 1e-2 * rtol}
+        return baselines.odeint_numba(*curve[:3], times, **options)
+
+    exact = odeint(1e-12)
+    gaps = {rtol: np.abs(odeint(rtol) - exact).max() for rtol in (1e-6, 1e-7, 1e-8, 1e-9)}
+    got = odeae.predict(problem, state, times)
+    ours = np.abs(got.error - exact).max()
+    rtol, theirs = many.nearest(list(gaps), list(gaps.values()), ours)
+    solve = functools.partial(odeae.predict, problem, state, times)
+    seconds = laps(solve, functools.partial(odeint, rtol), repeats=7)
+    above = np.abs(got.excess / (exact - problem.spectrum.pca_error(3)) - 1)[times > 1].max()
+    note = (
+        f"error {ours:.1e} (rtol 1e-06) and {theirs:.1e} (rtol {rtol:.0e}); excess within "
+        f"{above:.0e} of itself"
+    )
+    yield row("K=M=3 to t=10^9, 200 times", "predict", "odeint + Numba", seconds, note)
+
+
+def bench_stiff(lanes=1000):
+    """A thousand curves, and the same with one among them that is 75 times as stiff."""
+    spectrum = odeae.Spectrum.spiked([1.0, 0.6], many.DIM)
+
+    def build(lr_encoder, seed):
+        problem = odeae.Problem(spectrum, odeae.Autoencoder(2), odeae.SGD(lr_encoder=lr_encoder))
+        return problem, odeae.random_state(problem, seed=seed)
+
+    rates = np.exp(np.random.default_rng(0).uniform(-1.0, 1.0, lanes))
+    stiff = rates.copy()
+    stiff[lanes // 2] = 75.0 * np.max(rates)
+
+    def solve(rates):
+        grid = {"lr_encoder": rates, "seed": np.arange(lanes)}
+        return odeae.sweep(build, grid, np.geomspace(0.1, 200.0, 100), zip=True).error.values
+
+    others = np.arange(lanes) != lanes // 2
+    same = np.array_equal(solve(stiff)[others], solve(rates)[others])
+    seconds = laps(lambda: solve(stiff), lambda: solve(rates), repeats=11)
+    note = "the others are the same to the last bit" if same else "the others DIFFER"
+    yield row(f"{lanes} curves, one of them stiff", "with", "without", seconds, note)
+
+
 def bench_large():
     """All modes of a spectrum that falls like a power law, and a wide layer."""
 
-    def solve(dim, hidden):
+    def solve(dim, hidden, end):
         spectrum = odeae.Spectrum.power_law(dim, 1.2, spikes=dim)
         problem = odeae.Problem(spectrum, odeae.Autoencoder(hidden))
-        state, times = odeae.random_state(problem), odeae.log_times(100.0, 50)
+        state, times = odeae.random_state(problem), odeae.log_times(end, 50)
         return lambda: odeae.predict(problem, state, times)
 
-    seconds = laps(solve(1024, 64), solve(512, 64), repeats=5)
+    seconds = laps(solve(1024, 64, 100.0), solve(512, 64, 100.0), repeats=5)
     yield row("K=64, every mode its own, to t=100", "D = 1024", "D = 512", seconds)
+    seconds = laps(solve(3072, 256, 10.0), solve(1536, 256, 10.0), repeats=1)
+    yield row("K=256, every mode its own, to t=10", "D = 3072", "D = 1536", seconds)
 
 
 def bench_sgd(dim=1000, short=1000, steps=5000):
@@ -347,8 +397,8 @@ def hardware():
 def lines():
     yield hardware()
     yield "\n| | one | other | one / other | |\n|---|---|---|---|---|"
-    solves = (bench_predict, bench_dimension, bench_large, bench_euler, bench_many, bench_sweep)
-    for bench in (*solves, bench_sgd, bench_cold):
+    one = (bench_predict, bench_dimension, bench_long, bench_large, bench_euler)
+    for bench in (*one, bench_many, bench_sweep, bench_stiff, bench_sgd, bench_cold):
         yield from bench()
 
 

@@ -91,7 +91,7 @@ SOLVE = _table(
     "solve",
     ("rtol", float, "Relative tolerance of the solver.", 1e-6),
     ("atol", float, "Absolute tolerance; default: from the initial state."),
-    ("max-steps", int, "Step budget of the solver.", 100_000),
+    ("max-steps", int, "Step budget, explicit and implicit steps together.", 100_000),
     ("diffusion", bool, "Follow the noise of SGD's steps (for --noise of order D).", False),
 )
 ENSEMBLE = _table(

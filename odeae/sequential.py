@@ -48,6 +48,11 @@ class Plateau(NamedTuple):
     escape_time: float
     left: bool
 
+    def __repr__(self):
+        height = f"{self.height:.6g} = {self.pca_error:.6g} {self.residual:+.3g}"
+        fate = f"escape at t = {self.escape_time:.4g}" if self.left else "never left"
+        return f"Plateau(rank {self.rank}, t = {self.start:.4g} … {self.end:.4g}, {height}, {fate})"
+
 
 def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau, ...]:
     """Find the plateaus of a learning curve, from the first to the last.

@@ -85,7 +85,7 @@ def sweep(
     `build` is called in Python for each.
 
     Returns an `xarray.Dataset` with one dim per parameter (zipped: one dim, `lane`) and `time`:
-    `error`, what else `save` names (error_clean, Q1, R1, T1, T0, Q0, bias; NaN beyond the neurons
+    `error`, what else `save` names (excess, error_clean, Q1, R1, T1, T0, Q0, bias; NaN beyond neurons
     of a network smaller than the largest), `status` (0: ok, others as in `odeae.Status`),
     `stop_time` (steps/D) and `final_excess`, the error at the last time above the PCA error of
     rank K. A curve that fails is NaN after `stop_time` and disturbs no other.
