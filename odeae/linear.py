@@ -123,8 +123,8 @@ def decayed_mode_curve(
 
     At equal rates that start is w = u = √product, or w = −u for a negative product, which decays
     to 0; of ±(w, u) the one with w > 0. The product is logistic:
-    dp = 2 p (√(η_w η_v) (ρ̃ − ρ̃_in p) − κ). `weight_decay`: κ; shapes, units and errors are those of
-    `mode_curve`.
+    dp = 2 p (√(η_w η_v) (ρ̃ − ρ̃_in p) − κ) for p ≥ 0, with −√(η_w η_v) for p < 0. `weight_decay`: κ;
+    shapes, units and errors are those of `mode_curve`.
 
     From any other start there is no elementary closed form: η_v w² − η_w u² falls as e^{−2κt}, and
     what is left is a Riccati equation that modified Bessel functions solve; use `predict`.

@@ -6,7 +6,7 @@ target: with denoising, the input before its corruption. For a linear network it
 mode, for any network the slope of the best linear fit of ψ_j·x̂ to ψ_j·x: 0 is not learnt, 1 passed
 on in full.
 
-Source: Pretorius, Kroon & Kamper, ICML 2018, supplement F; docs/theory.md, "Mode dynamics".
+Source: Pretorius, Kroon & Kamper, ICML 2018, supplement F; docs/theory.md §9.
 """
 
 from typing import Any
