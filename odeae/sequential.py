@@ -32,7 +32,7 @@ class Plateau(NamedTuple):
 
     `start`, `end`: times (steps/D) at which the curve becomes flat and stops being flat; `end` is
     infinite if the curve never leaves it, which is what `left` says. `height`: the error at the
-    slowest moment, where it comes closest to a fixed point (de/dt = −|∇e|² at unit rates). `rank`: k
+    slowest moment, closest to a fixed point (de/dt = −|∇e|² at unit rates). `rank`: k
     of the PCA error that is nearest (in units of the gaps between them), `pca_error`: that error,
     `residual` = height − pca_error: what the non-linearity, the bulk and the decay add to it.
     `escape_time`: when the curve has fallen from `height` by half the gap between the PCA errors of
