@@ -1,6 +1,5 @@
 """The shell: `odeae predict | simulate | compare | sweep | spectrum | validate | demo`."""
 
-import contextlib
 import inspect
 import json
 import os
@@ -226,6 +225,7 @@ def _summary(trajectory: Any) -> dict[str, Any]:
         "source": trajectory.source,
         "times": trajectory.times,
         "error": trajectory.error,
+        "excess": trajectory.excess,
         **({"error_clean": trajectory.error_clean} if np.any(trajectory.problem.noise) else {}),
         **({} if trajectory.test_error is None else {"test_error": trajectory.test_error}),
         "pca_errors": trajectory.pca_levels(),
@@ -331,7 +331,7 @@ def predict(values: dict[str, Any], as_json: bool) -> None:
             if values["noise"] > 0:
                 clean = theory.error_clean
                 columns["on clean inputs"] = [f"{clean[i]:.6f}" for i in rows]
-            columns["above PCA"] = [f"{theory.excess[i]:.6f}" for i in rows]
+            columns["above PCA"] = [f"{theory.excess[i]:.4g}" for i in rows]
         else:
             good = theory.error[theory.status == 0]
             if len(good) == 0:
@@ -452,10 +452,9 @@ def sweep(values: dict[str, Any], as_json: bool) -> None:
     options["save"] = save.replace(",", " ").split() if isinstance(save, str) else save or ()
     options["progress"] = _bar() if values["progress"] is None else values["progress"]
     build, times = config.Build.of(values, grid), config.build_times(values, 200)
-    before = _stored_curves(store)
+    before, pool = _stored_curves(store), config.build_pool(values)
     try:
-        with config.build_pool(values) or contextlib.nullcontext() as pool:
-            curves = sweep_(build, grid, times, store=store, executor=pool, **options)
+        curves = sweep_(build, grid, times, store=store, executor=pool, **options)
     except KeyboardInterrupt:
         if store is None:
             raise
@@ -467,7 +466,7 @@ def sweep(values: dict[str, Any], as_json: bool) -> None:
         from odeae.files import writing
 
         with writing(values["output"], values["overwrite"]) as temporary:
-            curves.to_netcdf(temporary, engine="h5netcdf")
+            _in_pieces(curves).to_netcdf(temporary, engine="h5netcdf")
         done.append(values["output"])
     about = _about_sweep(curves, grid)
     if values["plot"] is not None and about["best"] is not None:
@@ -487,6 +486,16 @@ def sweep(values: dict[str, Any], as_json: bool) -> None:
 
         status, stop = (curves[name].values.flat[0] for name in ("status", "stop_time"))
         raise RuntimeError(f"no curve finished; the first {Status(int(status)).message(stop)}")
+
+
+def _in_pieces(curves: Any) -> Any:
+    """A dataset of a large store that goes to another file chunk by chunk, not through memory."""
+    if curves.nbytes < _LARGE or "preferred_chunks" not in curves["status"].encoding:
+        return curves
+    return curves.chunk(curves["status"].encoding["preferred_chunks"])
+
+
+_LARGE = 2**28  # bytes: below, Dask isn't worth its start, nor needed
 
 
 def _stored_curves(store: str | None) -> int:

@@ -125,7 +125,7 @@ SWEEP = _table(
         "NAME=VALUES",
     ),
     ("zip", bool, "Take the values side by side instead of crossing them.", False),
-    ("save", str, "Store these too: error_clean,Q1,R1,T1,T0,Q0,bias.", None, "LIST"),
+    ("save", str, "Store these too: excess,error_clean,Q1,R1,T1,T0,Q0,bias.", None, "LIST"),
     ("store", str, "Fill this folder chunk by chunk; run again to go on.", None, "FOLDER.zarr"),
     ("chunk", int, "Curves that are computed and stored at once; default: by their kind."),
     ("workers", int, "Compute in this many processes of this machine."),
@@ -512,7 +512,7 @@ class Build:
 
 
 def build_pool(values: dict[str, Any]) -> Any:
-    """Return the pool that computes (a context manager), None for this process.
+    """Return the pool that computes, not yet open, or None for this process.
 
     Raises `ValueError` for more than one, and for parameters that don't fit.
     """
@@ -522,9 +522,10 @@ def build_pool(values: dict[str, Any]) -> Any:
     if not given:
         return None
     from odeae import workers
+    from odeae.checks import whole
 
     if given == ["workers"]:
-        return workers.process_pool(values["workers"])
+        return workers.process_pool(whole("workers", values["workers"]))
     if given == ["devices"]:
         return workers.device_pool()
     if given == ["dask"]:

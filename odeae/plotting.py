@@ -17,6 +17,36 @@ _COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7030a0", "#7f7f7f")
 _MARKERS = "os^Dv"
 
 
+def _log(ax: Any, which: str) -> None:
+    """Make the x or y axis logarithmic, with 0.6 for 6×10⁻¹ where all of its numbers are short."""
+    getattr(ax, f"set_{which}scale")("log")
+    axis = getattr(ax, f"{which}axis")
+    axis.set_major_formatter(_short_numbers())
+    axis.set_minor_formatter(_short_numbers())
+
+
+def _short_numbers() -> Any:
+    """What labels a logarithmic axis: matplotlib's choice of ticks, as plain numbers if short."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    class ShortNumbers(LogFormatterSciNotation):
+        def __call__(self, x, pos=None):
+            text = super().__call__(x, pos)
+            assert self.axis is not None
+            low, high = sorted(self.axis.get_view_interval())
+            return f"{x:g}" if text and low >= 5e-4 and high <= 2e4 else text
+
+    return ShortNumbers()
+
+
+def _colour_bar(ax: Any, colours: Any, label: str) -> None:
+    from matplotlib.colors import LogNorm
+
+    bar = ax.figure.colorbar(colours, ax=ax, label=label)
+    if isinstance(colours.norm, LogNorm):
+        bar.formatter, bar.minorformatter = _short_numbers(), _short_numbers()
+
+
 def _axes(ax: Any, **size: Any) -> Any:
     if ax is not None:
         return ax
@@ -107,14 +137,14 @@ def plot(
             raise ValueError(f"the curve {name!r} has no finite value to draw: see its `status`")
         low, high = min(low, np.nanmin(values)), max(high, np.nanmax(values))
     if last > 20.0 * first:
-        ax.set_xscale("log")
+        _log(ax, "x")
         ax.set_xlim(first, last)
     pca = trajectories[0].pca_levels() if levels else None
     if pca is not None:
         low, high = min(low, pca[-1]), max(high, pca[-1])
     logarithmic = low > 0 and high > 20.0 * low
     if logarithmic:
-        ax.set_yscale("log")
+        _log(ax, "y")
         margin = (high / low) ** 0.05
         ax.set_ylim(low / margin, high * margin)
     else:
@@ -177,7 +207,7 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
                 label = f"k = l = {k}" if own else "k ≠ l" if (k, m) == (0, 1) else None
                 ax.plot(times, values[:, k, m], label=label, zorder=2 if own else 1, **style)
         if positive.size and times[-1] > 20.0 * positive[0]:
-            ax.set_xscale("log")
+            _log(ax, "x")
             ax.set_xlim(positive[0], times[-1])
         ax.set_title(f"{name} = {formula}", fontsize=10)
     for ax in panels[2:]:
@@ -239,7 +269,7 @@ def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
     for ax in panels[: shown + 1]:
         ax.set_ylim(-0.02, 1.02)
         if positive.size and times[-1] > 20.0 * positive[0]:
-            ax.set_xscale("log")
+            _log(ax, "x")
             ax.set_xlim(positive[0], times[-1])
         ax.set_xlabel("t = steps / D")
     panels[0].set_ylabel("|cosine|")
@@ -279,8 +309,8 @@ def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
             lw=2.0,
             label=f"{len(spectrum.bulk)} bulk bins",
         )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    _log(ax, "x")
+    _log(ax, "y")
     ax.set_xlabel("rank")
     zeros = int(np.sum(~positive))
     ax.set_ylabel("eigenvalue ρ" + (f"  ({zeros} of 0 not shown)" if zeros else ""))
@@ -457,7 +487,7 @@ def _scale(ax: Any, axis: str, name: str, values: np.ndarray, kind: str) -> None
     """Scale and label an axis over the values of a parameter."""
     getattr(ax, f"set_{axis}label")(name)
     if kind == "log":
-        getattr(ax, f"set_{axis}scale")("log")
+        _log(ax, axis)
         return
     if kind == "names" or (values.dtype.kind in "iu" and len(values) <= 12):
         shown = np.arange(0, len(values), -(-len(values) // 24))
@@ -499,7 +529,7 @@ def _heat_map(ax, data, numbers, label, x, y, averaged) -> None:
         edges.append(cells)
     shown = np.ma.masked_invalid(average)
     drawn = ax.pcolormesh(*edges, shown, norm=_norm(average), cmap="viridis", rasterized=True)
-    ax.figure.colorbar(drawn, ax=ax, label=f"mean {label}" if averaged else label)
+    _colour_bar(ax, drawn, f"mean {label}" if averaged else label)
     computed = data["status"] >= 0
     waiting = empty & ~computed.any(averaged).transpose(y, x).values
     failures = _failures(data, numbers.isnull() & computed)
@@ -533,7 +563,7 @@ def _colours(ax: Any, name: str, values: np.ndarray) -> tuple[Any, bool]:
         return ScalarMappable(norm, "viridis").to_rgba(which), False
     norm = (LogNorm if _is_log(values) else Normalize)(values.min(), values.max())
     mapped = ScalarMappable(norm, "viridis")
-    ax.figure.colorbar(mapped, ax=ax, label=name)
+    _colour_bar(ax, mapped, name)
     return mapped.to_rgba(values), True
 
 
@@ -570,10 +600,10 @@ def _family(ax, data, x, averaged, levels) -> None:
         low = min(low, np.nanmin(floor))
     positive = times[times > 0]
     if positive.size and times[-1] > 20.0 * positive[0]:
-        ax.set_xscale("log")
+        _log(ax, "x")
         ax.set_xlim(positive[0], times[-1])
     if low > 0:
-        ax.set_yscale("log")
+        _log(ax, "y")
         margin = (high / low) ** 0.06
         ax.set_ylim(low / margin, high * margin)
     else:
@@ -617,7 +647,7 @@ def _against(ax, data, numbers, label, x, y, averaged) -> None:
     _scale(ax, "x", x, values, kind)
     known = average[np.isfinite(average)]
     if known.size and known.min() > 0 and known.max() >= 10.0 * known.min():
-        ax.set_yscale("log")
+        _log(ax, "y")
     if empty.any():
         failures = _failures(data, numbers.isnull()) or "not computed"
         edge = {"transform": ax.get_xaxis_transform(), "clip_on": False, "label": failures}
@@ -640,7 +670,7 @@ def _points(ax, data, numbers, label, x, y, averaged) -> None:
     x_at, y_at = places
     style = {"norm": _norm(numbers.values), "cmap": "viridis", "s": 45, "ec": "0.3", "lw": 0.5}
     drawn = ax.scatter(x_at[known], y_at[known], c=numbers.values[known], **style)
-    ax.figure.colorbar(drawn, ax=ax, label=label)
+    _colour_bar(ax, drawn, label)
     if not known.all():
         failures = _failures(data, numbers.isnull()) or "not computed"
         failed = ax.scatter(

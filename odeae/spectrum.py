@@ -128,11 +128,11 @@ class Spectrum(eqx.Module):
     def leading(self, rank: int) -> Leading:
         """The spikes among the modes that PCA of rank `rank` keeps."""
         xp = jnp if is_traced((self.spikes, self.bulk)) else np  # NumPy's is faster at once
-        copies = [min(m, rank) for m in self.multiplicity]
+        spikes, copies = xp.asarray(self.spikes), [min(m, rank) for m in self.multiplicity]
         bins = self.bulk[np.repeat(np.arange(len(copies)), copies)] / self.dim
-        largest_first = xp.argsort(-self.spikes, stable=True)[:rank]
-        chosen = xp.concatenate([self.spikes[largest_first], np.zeros(rank)])[:rank]
-        best = -xp.sort(-xp.concatenate([self.spikes, bins, np.zeros(rank)]))[:rank]
+        largest_first = xp.argsort(-spikes, stable=True)[:rank]
+        chosen = xp.concatenate([spikes[largest_first], np.zeros(rank)])[:rank]
+        best = -xp.sort(-xp.concatenate([spikes, bins, np.zeros(rank)]))[:rank]
         return Leading(largest_first, xp.sum(best - chosen))
 
     def eigenvalues(self) -> Float[Real, " dim"]:

@@ -31,6 +31,7 @@ import numpy as np
 _FORMAT = "odeae sweep, version 1"
 _LOCK = ".odeae-lock"  # inside the array `status`: Zarr warns of files it doesn't know in a group
 _FILL = {"f": math.nan, "i": -1, "u": 0, "b": False}  # by kind of dtype: what isn't computed yet
+FINGERPRINTS = "problems"  # in a configuration: what only follows from all the rest
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()  # what a dict lacks
 _ANEW = "give another path, or delete it to start anew"
 
@@ -52,7 +53,8 @@ class Layout:
     entry per lane dim; those at the end may be shorter) is computed and written at once. `status`,
     one int8 per lane, must be among the `variables`. `coords` map a name to dims, values (numbers,
     bools or strings) and attributes. `configuration` is everything else that the results depend on,
-    in values that JSON knows. Raises `ValueError` for what can't be stored.
+    in values that JSON knows; its `FINGERPRINTS`, if any, tell apart what nothing else does. Raises
+    `ValueError` for what can't be stored.
     """
 
     lanes: dict[str, int]
@@ -397,11 +399,7 @@ def _is_there(folder: Path, layout: Layout) -> bool:
             raise ValueError(
                 f"the store {str(folder)!r} is damaged ({_cut(said)}): {_ANEW}"
             ) from error
-    changes = [
-        *_differences(stored.configuration, layout.configuration),
-        *_differences(_described(stored), _described(layout)),
-    ]
-    if changes:
+    if changes := _changes(stored, layout):
         more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         raise ValueError(
             f"{str(folder)!r} holds another sweep: {', '.join(changes[:3])}{more}: {_ANEW}"
@@ -447,27 +445,41 @@ def _is_unfinished(folder: Path) -> bool:
     )
 
 
-def _described(layout: Layout) -> dict:
-    """All of `layout` but the configuration, as a nested dict to compare."""
+def _changes(stored: Layout, now: Layout) -> list[str]:
+    """Where two layouts differ: values first, fingerprints only if nothing else tells."""
+    pairs = zip(_described(stored), _described(now), strict=True)
+    *told, fingerprints = (list(_differences(*pair)) for pair in pairs)
+    return list(itertools.chain(*told)) or fingerprints
+
+
+def _described(layout: Layout) -> tuple[dict, dict, dict, dict]:
+    """All of `layout` as nested dicts to compare: values, shapes, configuration, fingerprints."""
+    values = {name: values.tolist() for name, (_, values, _) in layout.coords.items()}
+    configuration = dict(layout.configuration)
+    fingerprints = {FINGERPRINTS: configuration.pop(FINGERPRINTS, {})}
     coords = {
-        name: {"dims": dims, "dtype": _kind(values), "values": values.tolist(), "attrs": attrs}
+        name: {"dims": dims, "dtype": _kind(values), "attrs": attrs}
         for name, (dims, values, attrs) in layout.coords.items()
     }
-    return {
+    shapes = {
         "lanes": ", ".join(f"{name} {size}" for name, size in layout.lanes.items()),  # ordered
-        "chunk": layout.chunk,
-        "variables": {name: v._asdict() for name, v in layout.variables.items()},
         "coords": coords,
+        "variables": {name: v._asdict() for name, v in layout.variables.items()},
+        "chunk": layout.chunk,
     }
+    return values, shapes, configuration, fingerprints
 
 
 def _differences(stored: Any, now: Any, name: str = "") -> Iterator[str]:
     """Say where two nested values differ, as "`solver.rtol`: stored 1e-06, now 1e-05"."""
     if isinstance(stored, dict) and isinstance(now, dict):
-        for key in {**stored, **now}:
+        for key in {**now, **stored}:
             inner = f"{name}.{key}" if name else str(key)
             yield from _differences(stored.get(key, _NOTHING), now.get(key, _NOTHING), inner)
-    elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now):
+    elif isinstance(stored, list) and isinstance(now, list):
+        if len(stored) != len(now):
+            yield f"`{name}`: stored {len(stored)} values, now {len(now)}"
+            return
         for i, pair in enumerate(zip(stored, now, strict=True)):
             if found := list(_differences(*pair, f"{name}[{i}]")):
                 yield found[0]  # one of maybe thousands

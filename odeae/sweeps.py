@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from odeae.prediction import MAX_STEPS, check_solver, explicit_steps, solve_alon
 from odeae.problem import Problem, check_state
 from odeae.schedules import check_schedule
 from odeae.state import State
-from odeae.store import Layout, Variable, open_store
+from odeae.store import FINGERPRINTS, Layout, Variable, open_store
 from odeae.trajectory import Status
 from odeae.words import one_of
 
@@ -85,22 +86,25 @@ def sweep(
     `build` is called in Python for each.
 
     Returns an `xarray.Dataset` with one dim per parameter (zipped: one dim, `lane`) and `time`:
-    `error`, what else `save` names (excess, error_clean, Q1, R1, T1, T0, Q0, bias; NaN beyond neurons
-    of a network smaller than the largest), `status` (0: ok, others as in `odeae.Status`),
+    `error`, what else `save` names (excess, error_clean, Q1, R1, T1, T0, Q0, bias; NaN beyond the
+    neurons of a network smaller than the largest), `status` (0: ok, others as in `odeae.Status`),
     `stop_time` (steps/D) and `final_excess`, the error at the last time above the PCA error of
     rank K. A curve that fails is NaN after `stop_time` and disturbs no other.
 
     `times`, `rtol`, `atol`, `solver`, `max_steps` as in `predict`. Problems of up to 8 neurons with
     closed averages, a constant or smooth rate and the default solver are solved side by side, all
-    others one after another. `chunk`: how many curves are computed and stored at once.
+    others one after another; with that solver, a curve that turns out stiff or needs many steps is
+    solved again alone, by the solvers that `predict` chooses, and `max_steps` counts anew. `chunk`:
+    how many curves are computed and stored at once.
 
     `store`: a folder for a Zarr store, filled chunk by chunk. Killed at any moment it loses the
     chunks in work, and the same call goes on with the rest; the result is the same to the last
     bit. The dataset then reads from the store what is asked of it, so that a sweep can be larger
     than the memory. Needs `pip install 'odeae[sweep]'`.
 
-    `workers`: processes on this machine. `executor`: anything with `submit`, such as the pools of
-    `odeae.workers` (processes, accelerators, Dask, SLURM). `progress`: a bar on stderr.
+    `workers`: processes on this machine. `executor`: anything with `submit`, or a pool of
+    `odeae.workers` (processes, accelerators, Dask, SLURM): one that isn't open yet is opened for
+    as long as something is computed. `progress`: a bar on stderr.
 
     Raises `ValueError` for a grid, `build` or store that don't fit, before anything is computed;
     `RuntimeError` if the store is in use or a worker dies.
@@ -115,7 +119,7 @@ def sweep(
         raise ValueError("give either `workers` or `executor`, not both")
     if workers is not None:
         whole("workers", workers)
-    if executor is not None and not callable(getattr(executor, "submit", None)):
+    if executor is not None and not (_has(executor, "submit") or _has(executor, "__enter__")):
         raise ValueError(
             f"`executor` must have a method submit(function, *args), got {executor!r:.60}"
         )
@@ -123,10 +127,12 @@ def sweep(
         target = held.enter_context(open_store(store, plan.layout)) if store is not None else None
         done = np.zeros(plan.layout.n_chunks, bool) if target is None else target.done()
         memory = {} if target is not None else plan.empty()
-        if executor is None and workers is not None and not done.all():
+        if workers is not None:
             from odeae.workers import process_pool
 
-            executor = held.enter_context(process_pool(workers))
+            executor = process_pool(workers)
+        if executor is not None and not _has(executor, "submit"):
+            executor = None if done.all() else held.enter_context(executor)
         for i, values in _computed(plan, done, executor, progress):
             if target is None:
                 for name, array in values.items():
@@ -134,6 +140,10 @@ def sweep(
             else:
                 target.write(i, values)
     return plan.dataset(memory) if store is None else _opened(store)
+
+
+def _has(value: Any, method: str) -> bool:
+    return callable(getattr(value, method, None))
 
 
 def _computed(plan: "_Plan", done: Any, executor: Any, progress: bool) -> Iterator:
@@ -160,9 +170,16 @@ def _compute(plan: "_Plan", i: int) -> dict[str, np.ndarray]:
 
 
 def _opened(store: Any) -> "xarray.Dataset":
+    """The dataset of a store, as `_Plan.dataset` gives it from memory."""
     import xarray
 
-    return xarray.open_zarr(Path(store), chunks=None)
+    data = xarray.open_zarr(Path(store), chunks=None)
+    del data.attrs["format"]
+    # Zarr reads text of any length, NumPy's own kind has one length for all.
+    texts = {name: x for name, x in data.coords.items() if x.dtype.kind in "TO"}
+    return data.assign_coords(
+        {name: (x.dims, np.array(x.values.tolist(), str), x.attrs) for name, x in texts.items()}
+    )
 
 
 @dataclass
@@ -404,7 +421,7 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
             "odeae": odeae.__version__,
             **{name: importlib.metadata.version(name) for name in ("jax", "diffrax")},
         },
-        "problems": digests,
+        FINGERPRINTS: digests,
     }
     plan.layout = Layout(lanes, cut, plan.variables(), coords, configuration)
     return plan
@@ -529,7 +546,7 @@ def _refusal(build: Callable, names: list[str], first: dict[str, Any]) -> str | 
         with jax.enable_x64(True):
             jax.eval_shape(one, *(jnp.asarray(first[name]) for name in names))
     except Exception as error:  # whatever a function of the user's raises on a tracer
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        return textwrap.shorten(f"{type(error).__name__}: {error}", 100, placeholder="…")
     return None
 
 

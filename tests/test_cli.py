@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import cloudpickle
 import numpy as np
@@ -12,6 +13,7 @@ import xarray
 
 import odeae
 from odeae import cli, config, sweeps, workers
+from odeae.store import Layout, Variable, open_store
 
 SMALL = ["--spikes", "1,0.6", "--dim", "100", "--hidden", "2", "--end", "2"]
 
@@ -51,10 +53,11 @@ def test_every_rule_has_its_flags(shell, tmp_path):
     """What the flags say is what the problem is; a file can say the same."""
     (tmp_path / "c.toml").write_text(
         "[spectrum]\nspikes = [1.0, 0.6]\ndim = 100\n[autoencoder]\nhidden = 2\ntied = true\n"
-        "gain = 1.5\nnoise = 0.5\nbias = true\noutput_bias = true\n[times]\nend = 2\n"
+        "activation = 'linear'\ngain = 1.5\nnoise = 0.5\nbias = true\noutput_bias = true\n"
+        "[times]\nend = 2\n"
         "[rule]\ngradient = 'decoder'\nschedule = 'step:1=0.5,1.5=0.1'\n"
     )
-    network = odeae.Autoencoder(2, tied=True, bias=True, output_bias=True, gain=1.5)
+    network = odeae.Autoencoder(2, "linear", tied=True, bias=True, output_bias=True, gain=1.5)
     rule = odeae.SGD(gradient="decoder", schedule=odeae.StepSchedule([1.0, 1.5], [0.5, 0.1]))
     linear = odeae.Autoencoder(2, "linear", tied=True)
     sanger = odeae.Sanger(2.0, schedule=odeae.CosineSchedule(5.0, 0.1))
@@ -64,8 +67,8 @@ def test_every_rule_has_its_flags(shell, tmp_path):
         (["c.toml"], (network, rule, 0.5)),
         ([*SMALL, *flags, "--lr", "2"], (linear, sanger, 0.0)),
         (
-            [*SMALL, "--truncated", "--schedule", "power-law:0.5,3"],
-            (odeae.Autoencoder(2), truncated, 0.0),
+            [*SMALL, "--truncated", "--activation", "linear", "--schedule", "power-law:0.5,3"],
+            (odeae.Autoencoder(2, "linear"), truncated, 0.0),
         ),
     ):
         code, out, err = shell("predict", *words, "--json")
@@ -115,6 +118,8 @@ def test_json_is_one_object_and_nothing_else(shell):
     assert result["status"] == "ok"
     assert result["times"] == [0, 1, 2]
     assert result["error"][0] > result["error"][-1] > result["pca_errors"][-1]
+    above = np.array(result["error"]) - result["pca_errors"][-1]
+    np.testing.assert_allclose(result["excess"], above, rtol=1e-9)
 
 
 def test_flags_override_toml(shell, tmp_path):
@@ -390,7 +395,7 @@ def test_demo_makes_a_figure_a_file_and_a_table(shell, tmp_path):
 
 
 def test_demo_at_its_quick_size(shell, tmp_path):
-    code, out, err = shell("demo", "--runs", "2", "--end", "2")
+    code, out, err = shell("demo", "--runs", "2", "--end", "0.5")
     assert code == 0, err
     _check_demo(tmp_path / "demo", out)
     assert shell("demo")[0] == 1  # results exist
@@ -410,11 +415,13 @@ def _check_demo(folder, out):
     assert real.test_error.shape == gaussian.error.shape
 
 
+# One program for all sweeps here: compiling is what costs.
+SWEPT = [*SMALL, "--activation", "linear", "--times", "0,1,2", "--save", "excess"]
 GRID = ["--grid", "lr_encoder=0.1:10:3:log", "--grid", "seed=0:1"]
 
 
-def test_sweep_from_the_shell_says_what_was_found_and_goes_on(shell, tmp_path):
-    words = ["sweep", *SMALL, *GRID, "--times", "0,1,2", "--store", "a.zarr"]
+def test_sweep_from_the_shell_says_what_was_found_and_goes_on(shell, tmp_path, monkeypatch):
+    words = ["sweep", *SWEPT, *GRID, "--store", "a.zarr"]
     code, out, err = shell(*words, "-o", "a.nc", "--plot", "a.png")
     assert code == 0, err
     assert "6 curves over lr_encoder (3) × seed (2)\nstatus   6 ok\nbest     lr_encoder=10, " in out
@@ -423,8 +430,10 @@ def test_sweep_from_the_shell_says_what_was_found_and_goes_on(shell, tmp_path):
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     stored, saved = xarray.open_zarr("a.zarr", chunks=None), xarray.load_dataset("a.nc")
     xarray.testing.assert_equal(stored.load(), saved)
+    np.testing.assert_allclose(saved["excess"][..., -1], saved["final_excess"], rtol=1e-13)
+    network = odeae.Autoencoder(2, "linear")
     problem = odeae.Problem(
-        odeae.Spectrum.spiked([1, 0.6], 100), odeae.Autoencoder(2), odeae.SGD(lr_encoder=10.0)
+        odeae.Spectrum.spiked([1, 0.6], 100), network, odeae.SGD(lr_encoder=10.0)
     )
     expected = odeae.predict(problem, odeae.random_state(problem, seed=1), [0.0, 1.0, 2.0])
     np.testing.assert_allclose(saved["error"].sel(lr_encoder=10, seed=1), expected.error, rtol=1e-4)
@@ -434,7 +443,12 @@ def test_sweep_from_the_shell_says_what_was_found_and_goes_on(shell, tmp_path):
     result = json.loads(out)
     assert result["status"] == {"ok": 6}
     assert result["best"]["final_excess"] == float(saved["final_excess"].min())
-    assert "nothing was left to do" in shell(*words)[1]
+
+    def refuse(*args):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(workers, "_loky", refuse)
+    assert "nothing was left to do" in shell(*words, "--workers", "2")[1]
     for more, message in (
         (["--rtol", "1e-5"], "'a.zarr' holds another sweep: `rtol`: stored 1e-06, now 1e-05"),
         (["-o", "a.nc"], "output file 'a.nc' exists"),
@@ -527,14 +541,41 @@ def test_every_number_of_a_sweep_is_traced_and_files_are_read_once(tmp_path, mon
 
 
 def test_sweep_in_workers_gives_the_same(shell):
-    words = ["sweep", *SMALL, *GRID, "--times", "0,1,2"]
+    words = ["sweep", *SWEPT, *GRID]
     code, _, err = shell(*words, "-o", "a.nc")
     assert code == 0, err
-    code, _, err = shell(*words, "-o", "b.nc", "--workers", "2", "--chunk", "3", "--progress")
+    code, _, err = shell(*words, "-o", "b.nc", "--workers", "1", "--chunk", "3", "--progress")
     assert code == 0, err
     assert "6/6" in err
     a, b = (xarray.load_dataset(name) for name in ("a.nc", "b.nc"))
     np.testing.assert_allclose(a["error"], b["error"], rtol=1e-9)
+
+
+def test_a_large_store_goes_to_a_file_in_pieces(tmp_path, monkeypatch):
+    pytest.importorskip("dask")
+    size = 2**16
+    variables = {
+        "error": Variable(("time",), (size,), "float64", {}),
+        "status": Variable((), (), "int8", {}),
+    }
+    layout = Layout({"lane": 64}, (2,), variables, {}, {})
+    with open_store(tmp_path / "a.zarr", layout) as store:
+        for i in range(layout.n_chunks):
+            error = np.broadcast_to([[2.0 * i], [2.0 * i + 1.0]], (2, size)).copy()
+            store.write(i, {"error": error, "status": np.zeros(2, "int8")})
+    curves = xarray.open_zarr(tmp_path / "a.zarr", chunks=None)
+    assert cli._in_pieces(curves) is curves
+    monkeypatch.setattr(cli, "_LARGE", 2**20)
+    small = curves.isel(time=slice(9)).load()
+    assert cli._in_pieces(small) is small
+    tracemalloc.start()
+    cli._in_pieces(curves).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < curves.nbytes / 2
+    with xarray.open_dataset(tmp_path / "a.nc") as saved:
+        np.testing.assert_array_equal(saved["error"][:, -1], np.arange(64.0))
+        xarray.testing.assert_equal(saved["status"], curves["status"])
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(shell, monkeypatch):
@@ -549,10 +590,10 @@ def test_an_interrupted_sweep_says_how_to_go_on(shell, monkeypatch):
 
 
 def test_a_sweep_without_a_finished_curve_fails_and_is_kept(shell, tmp_path):
-    words = ["--grid", "seed=0:1", "--times", "0,1,2", "--max-steps", "1"]
-    code, out, err = shell("sweep", *SMALL, *words, "-o", "a.nc", "--plot", "a.png")
+    words = [*SWEPT, *GRID, "--max-steps", "1"]
+    code, out, err = shell("sweep", *words, "-o", "a.nc", "--plot", "a.png")
     assert code == 1
-    assert "status   2 budget" in out
+    assert "status   6 budget" in out
     assert "no curve finished; the first stopped at t=" in err
     assert [path.name for path in tmp_path.iterdir()] == ["a.nc"]
 
@@ -585,6 +626,9 @@ def test_a_sweep_without_a_finished_curve_fails_and_is_kept(shell, tmp_path):
         (["--grid", "lr=1", "--store", "no/a.zarr"], "the folder 'no' of the store does not exist"),
         (["--grid", "lr=1", "-o", "no/a.nc"], "output folder 'no' does not exist"),
         (["--grid", "lr=1", "-o", "a.nc", "--store", "a.nc"], "are the same file"),
+        (["--grid", "lr=1,-1", "--dask", "tcp://127.0.0.1:9"], "`lr` must be positive, got -1"),
+        (["--grid", "lr=1", "--save", "Q2", "--slurm", "cluster=lokal"], "unknown `save` 'Q2'"),
+        (["--grid", "lr=1", "--store", "a.zarr", "--workers", "0"], "`workers` must be at least"),
         (["--grid", "lr=1", "--workers", "0"], "`workers` must be at least 1, got 0"),
         (["--grid", "lr=1", "--workers", "2", "--devices"], "give only one of --workers, --dev"),
         (["--grid", "lr=1", "--dask", "nowhere"], "nowhere"),

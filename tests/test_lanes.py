@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-from odeae import compiler, gaussian, lanes
+from odeae import compiler, contractions, gaussian, lanes
 from odeae.equations import Equations, max_norm, smallest_scale, vector_field
 from odeae.rules import generalisation_error
 from odeae.schedules import longest_step
@@ -49,7 +49,9 @@ def built(build, **values):
     def one(*numbers):
         problem, state = build(**dict(zip(values, numbers, strict=True)))
         inputs = problem.inputs()
-        return Equations(problem.rule, problem.autoencoder, inputs, None, None, False), state
+        network = problem.autoencoder
+        leading = problem.spectrum.leading(network.hidden)
+        return Equations(problem.rule, network, inputs, None, None, False, leading), state
 
     return jax.tree.map(
         np.asarray, jax.jit(jax.vmap(one, out_axes=-1), compiler_options=FAST)(*values.values())
@@ -76,7 +78,18 @@ def solve(lane, times, count=None, rtol=1e-6, atol=None, max_steps=20_000, names
     count, max_steps = np.asarray(n if count is None else count), np.asarray(max_steps)
     times, rtol = np.asarray(times, float), np.asarray(rtol)
     solved = lanes.solve_lanes(*lane, count, times, rtol, atol, max_steps, names, slots)
-    return jax.tree.map(np.asarray, solved)
+    values, final_excess, status, stop_time = jax.tree.map(np.asarray, solved)
+    equations, _ = lane
+    floor = 0.5 * equations.inputs.trace - _explained(equations)
+    ended = np.where(status == Status.OK, values["error"][:, -1] - floor, np.nan)
+    assert_allclose(final_excess[:count], ended[:count], atol=1e-13)
+    return values, status, stop_time
+
+
+def _explained(equations):
+    """Half the largest eigenvalues of each lane, as many as neurons (the bulk's are smaller)."""
+    largest = -np.sort(-equations.inputs.spikes, axis=0)[: equations.network.hidden]
+    return 0.5 * (largest.sum(axis=0) + equations.leading.rest)
 
 
 def rows(solved, index):

@@ -177,6 +177,28 @@ def test_names_and_uneven_numbers_are_labelled_one_by_one():
     assert texts(lines)[:2] == ["activation = erf", "activation = relu"]
 
 
+def shown(axis):
+    """The numbers that label an axis, within its view."""
+    axis.figure.canvas.draw()
+    low, high = sorted(axis.get_view_interval())
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    return {t.label1.get_text() or t.label2.get_text() for t in ticks if low <= t.get_loc() <= high}
+
+
+def test_short_numbers_label_logarithmic_axes_plainly():
+    data = made(lr=np.geomspace(0.3, 2.0, 5), weight_decay=np.geomspace(1e-4, 1e-1, 6))
+    data["final_excess"][:] = np.geomspace(0.02, 0.9, 30).reshape(5, 6)
+    ax = odeae.plot_sweep(data)
+    assert {"0.3", "0.6", "1", "2"} < shown(ax.xaxis) | {""}
+    assert {"0.02", "0.1", "0.6"} < shown(ax.figure.axes[1].yaxis)
+    powers = shown(ax.yaxis) - {""}
+    assert len(powers) >= 3
+    assert all(text.startswith("$") for text in powers)  # 10⁻⁴ and no 0.1 beside it
+    lines = odeae.plot_sweep(made(lr=np.geomspace(0.6, 4.0, 8)))
+    assert shown(lines.xaxis) - {""} == {"0.01", "0.1", "1", "10", "100"}
+    assert {"0.6", "1", "2"} < shown(lines.figure.axes[1].yaxis) | {""}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

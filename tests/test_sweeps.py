@@ -24,6 +24,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
 import odeae.lanes
+import odeae.prediction
 import odeae.sweeps as sweeps
 
 pytest.importorskip("zarr")
@@ -107,12 +108,10 @@ def check_crossed(data, grid, names=SAVE, made=build, solver=None):
 def same(a, b):
     """Both datasets hold the same bits."""
     a, b = a.load(), b.load()
-    assert set(a.variables) == set(b.variables)
-    assert a.attrs["configuration"] == b.attrs["configuration"]
-    for name in a.variables:
-        assert a[name].dims == b[name].dims
-        assert a[name].dtype.kind.replace("T", "U") == b[name].dtype.kind  # text in a store
-        assert_array_equal(a[name].values, b[name].values, err_msg=name)
+    xarray.testing.assert_identical(a, b)
+    assert {name: a[name].dtype for name in a.variables} == {
+        name: b[name].dtype for name in b.variables
+    }
 
 
 def one_line(error, *patterns):
@@ -310,6 +309,13 @@ def test_values_that_cannot_be_traced_are_right_and_said_to_be_slow():
     with pytest.warns(UserWarning, match="can't be traced over 'lr'") as warned:
         data = odeae.sweep(branching, grid, TIMES, zip=True, save=SAVE, chunk=8, rtol=1e-9)
     assert len(warned) == 1
+    reason = re.search(r"\((.*?)\), so", str(warned[0].message))[1]
+    with pytest.raises(jax.errors.TracerBoolConversionError) as error:
+        jax.eval_shape(branching, 1.0)
+    whole = f"TracerBoolConversionError: {' '.join(str(error.value).split())} "
+    assert reason.endswith("…")
+    assert 60 < len(reason) <= 100
+    assert whole.startswith(reason[:-1] + " ")  # no word is cut
     for i, lr in enumerate(grid["lr"]):
         check_lane(data.isel(lane=i), predicted(lr=lr if lr > 1 else 2 * lr))
 
@@ -475,22 +481,25 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
     changes = [
         ({"rtol": 1e-5}, "`rtol`: stored 1e-06, now 1e-05"),
         ({"atol": 1e-9}, "`atol`: stored None, now 1e-09"),
-        ({"times": [0.0, 1.0, 5.0, 21.0]}, "time"),
-        ({"times": TIMES[:3]}, r"now \(3,\)"),
+        ({"times": [0.0, 1.0, 5.0, 21.0]}, r"`time\[3\]`: stored 20.0, now 21.0:"),
+        ({"times": TIMES[:3]}, "`time`: stored 4 values, now 3, `variables"),
         ({"solver": diffrax.Dopri5()}, "`solver`: stored 'default', now 'Dopri5"),
         ({"max_steps": 10}, "`max_steps`: stored 100000, now 10"),
-        ({"save": ["Q1"]}, "variables"),
-        ({"chunk": 4}, "chunk"),
-        ({"grid": {**GRID, "lr": 1.1 * LR}}, "lr"),
-        ({"grid": {**GRID, "std": [0.3]}}, r"build\(seed=0, lr=0.5"),
-        ({"grid": dict(reversed(GRID.items()))}, r"build\(seed=0, lr=0.5"),
-        ({"build": other}, r"problems\.build\(seed=0, lr=0.5"),
+        ({"save": ["Q1"]}, r"`variables\.\w+`: stored .*, now nothing, `variables"),
+        ({"chunk": 4}, r"`chunk`: stored \(1, 8\), now \(1, 4\):"),
+        ({"grid": {**GRID, "lr": 1.1 * LR}}, r"`lr\[0\]`: stored 0.5, now 0.55\d*:"),
+        ({"grid": {**GRID, "lr": [*LR[:7], 5.0]}}, r"`lr\[7\]`: stored 4.0, now 5.0:"),
+        ({"grid": {**GRID, "seed": range(7)}}, "`seed`: stored 6 values, now 7, `lanes`"),
+        ({"grid": {**GRID, "std": [0.3]}}, r"`std`: stored nothing, now \[0.3\], `lanes`"),
+        ({"grid": dict(reversed(GRID.items()))}, "`lanes`: stored 'seed 6, lr 8', now 'lr 8, "),
+        ({"grid": {**GRID, "lr": 1.1 * LR}, "rtol": 1e-5, "build": other}, r"`lr.*, `rtol`: .*05:"),
+        ({"build": other}, r"`problems\.build\(seed=0, lr=0.5\)`"),
     ]
     for change, said in changes:
         options = {"build": build, "times": TIMES, "save": SAVE, "chunk": 8, **base, **change}
         with pytest.raises(ValueError, match="holds another sweep") as error:
             odeae.sweep(**options)
-        one_line(error, said, "give another path")
+        one_line(error, f"holds another sweep: {said}", "give another path")
     with monkeypatch.context() as patch:
         patch.setattr(odeae, "__version__", "9.9")
         with pytest.raises(ValueError, match="holds another sweep") as error:
@@ -501,7 +510,31 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
 
 def test_a_zipped_sweep_is_stored_too(tmp_path):
     grid = {"lr": np.linspace(0.5, 2.0, 13), "kind": ["wide"] * 13}
-    same(sweep(grid=grid, zip=True, store=tmp_path / "sweep"), sweep(grid=grid, zip=True))
+    stored = sweep(grid=grid, zip=True, store=tmp_path / "sweep")
+    assert stored.kind.dtype == "<U4"
+    same(stored, sweep(grid=grid, zip=True))
+
+
+def test_lanes_over_their_budget_are_resumed_to_the_same_bits(tmp_path, monkeypatch):
+    """They are solved again, each alone, so that neither block nor neighbours matter."""
+    monkeypatch.setattr(odeae.prediction, "EXPLICIT_STEPS", 40)
+    grid = {"seed": range(3), "lr": [0.2, 0.5, 300.0, 600.0], "kind": ["narrow"]}
+    run = functools.partial(odeae.sweep, build, grid, TIMES, save=["T1", "excess"], chunk=4)
+    explicit, whole = run(max_steps=40), run()
+    assert np.all(whole.status == odeae.Status.OK)
+    over = (explicit.status == odeae.Status.BUDGET).squeeze("kind").values
+    assert_array_equal(over, np.tile([False, False, True, True], (3, 1)))
+
+    def interrupt(i):
+        if i == 1:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "sweep"
+    with computing(monkeypatch, interrupt), pytest.raises(KeyboardInterrupt):
+        run(store=path)
+    with computing(monkeypatch) as blocks:
+        same(run(store=path), whole)
+    assert blocks == [1, 2]
 
 
 # A sweep that says which blocks it computes, slowly, so that kills come anywhere.
@@ -549,7 +582,7 @@ class Killable:
         return [int(line) for line in self.lines()]
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_no_kill_spoils_or_repeats_anything(kills, tmp_path, cache):
     rng, path = np.random.default_rng(kills), tmp_path / "sweep"
     blocks = 10 * kills
@@ -582,7 +615,7 @@ def test_no_kill_spoils_or_repeats_anything(kills, tmp_path, cache):
     *computed, last = run.lines()
     assert last == "complete"
     assert sorted(map(int, computed)) == sorted(set(range(blocks)) - done)
-    same(xarray.open_zarr(path, chunks=None), whole)
+    same(sweeps._opened(path), whole)
 
 
 # ------------------------------------------------------------------------------------- workers
@@ -626,6 +659,29 @@ def test_an_error_of_build_in_a_worker_is_the_error(tmp_path):
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="ZeroDivisionError"):
         odeae.sweep(fails, {"n": [1.0, 2.0]}, TIMES, executor=pool)
+
+
+def test_a_pool_is_open_only_while_something_is_computed(tmp_path, uninterrupted):
+    told = []
+
+    @contextlib.contextmanager
+    def pool():
+        told.append("open")
+        with ThreadPoolExecutor(1) as threads:
+            yield threads
+        told.append("closed")
+
+    path = tmp_path / "sweep"
+    for grid, message in (({"lr": [1.0, -1.0]}, "lr=-1"), ({}, "`grid`")):
+        with pytest.raises(ValueError, match=message):
+            sweep(grid=grid, store=path, executor=pool())
+    assert told == []
+    for _ in range(2):  # the second finds all done
+        same(sweep(grid=GRID, store=path, executor=pool()), uninterrupted)
+        assert told == ["open", "closed"]
+    with pytest.raises(ValueError, match="another sweep"):
+        sweep(grid=GRID, store=path, executor=pool(), rtol=1e-5)
+    assert told == ["open", "closed"]
 
 
 @pytest.mark.slow
