@@ -14,9 +14,9 @@ class Rodas4(diffrax.AbstractAdaptiveSolver):
     Unknowns (n,), or (K, n) for K independent systems, of which the Jacobian has K blocks. The
     valley of docs/theory.md §8 is curved and, at t = 1e9, 1e12 times steeper than it is long:
     iterations of an implicit method with one Jacobian a step converge there for short steps alone,
-    and rounding in the rates of change ends them. A Rosenbrock method has no iterations, and its stages and
-    error estimate come out of a linear solve that damps rounding like everything else off the
-    valley. Saved times must be ends of steps.
+    and rounding in the rates of change ends them. A Rosenbrock method has no iterations, and its
+    stages and error estimate come out of a linear solve that damps rounding like everything else
+    off the valley. Saved times must be ends of steps.
 
     Source: Hairer & Wanner, Solving Ordinary Differential Equations II, §IV.7 and §VI.4.
     """
