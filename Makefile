@@ -26,10 +26,10 @@ validate: $(READY)
 	$(BIN)/odeae validate --output validation --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -394,6 +394,7 @@ def last_log(lr):
     return jnp.log(predict_aligned(p, [0.5, 1e6], 1.0, 0.5).excess[-1])
 
 
+@pytest.mark.slow
 def test_gradients_and_batches():
     rates = jnp.array([0.95, 1.0, 1.05, 2.0])
     values, slopes = jax.jit(jax.vmap(jax.value_and_grad(last_log)))(rates)

@@ -540,6 +540,7 @@ def test_every_number_of_a_sweep_is_traced_and_files_are_read_once(tmp_path, mon
     assert spectrum.basis is None
 
 
+@pytest.mark.slow
 def test_sweep_in_workers_gives_the_same(shell):
     words = ["sweep", *SWEPT, *GRID]
     code, _, err = shell(*words, "-o", "a.nc")

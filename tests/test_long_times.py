@@ -166,6 +166,7 @@ def test_long_curves_of_many_modes_are_as_good_as_their_tolerance():
     assert curve.excess[-1] < 1e-6 * curve.excess[0]
 
 
+@pytest.mark.slow
 def test_an_explicit_solve_hands_over_where_its_steps_are_spent():
     problem, state = one_mode()
     times = np.geomspace(1.0, 1e5, 26)
@@ -191,6 +192,7 @@ def test_a_spent_budget_says_when_and_keeps_its_part():
     assert np.array_equal(np.isfinite(part.excess), times <= part.stop_time)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_long_times_is_that_of_predict():
     times = np.geomspace(1.0, 1e7, 15)
 

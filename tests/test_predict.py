@@ -163,6 +163,7 @@ def test_cost_does_not_depend_on_the_dimension(caplog):
     assert_allclose(curves[0], curves[2], rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_large_states_are_measured_at_every_save(monkeypatch):
     """Rows of small states are saved and measured at the end, which is faster; both must agree."""
     p = problem(bias=True)

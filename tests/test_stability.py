@@ -170,7 +170,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "relu")) for n in CASES]
+)
 def test_spectrum_is_that_of_the_hessian(name):
     """Plain SGD is gradient flow on e (docs/theory.md §4)."""
     make, rates = CASES[name]

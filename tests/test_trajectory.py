@@ -237,7 +237,7 @@ def test_log_times_are_increasing_whole_steps():
 
 
 def test_every_public_name_can_be_imported():
-    assert set(odeae.__all__) == set(odeae._MODULE)
+    assert set(odeae.__all__) == {*odeae._MODULE, *odeae._WHOLE}
     assert all(hasattr(odeae, name) for name in odeae.__all__)
     with pytest.raises(AttributeError, match="no attribute 'predikt'"):
         odeae.predikt
@@ -273,6 +273,6 @@ def test_excess_is_above_each_lanes_own_pca_error():
     both = jax.vmap(curve)(jnp.array([0.5, 1.0]))
     assert both.pca_levels() is None
     alone = [curve(jnp.asarray(spike)) for spike in (0.5, 1.0)]
-    np.testing.assert_allclose(both.excess, [a.excess for a in alone], rtol=1e-9)
+    np.testing.assert_allclose(both.excess, [a.excess for a in alone], rtol=1e-7)
     levels = 0.5 * (0.6 * np.array([0.5, 1.0]) + (DIM - 2) / DIM)
     np.testing.assert_allclose(both.excess, both.error - levels[:, None], rtol=1e-12)
