@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +15,16 @@ from jaxtyping import Float
 from odeae.checks import array, scalar
 from odeae.checks import covariance as check_covariance
 from odeae.contractions import diagonal
-from odeae.gaussian import angle, arcsine, bvn_excess, det2, normal_pdf, safe_ratio, safe_sqrt
+from odeae.gaussian import (
+    angle,
+    arcsine,
+    beyond_sine,
+    bvn_excess,
+    det2,
+    normal_pdf,
+    safe_ratio,
+    safe_sqrt,
+)
 from odeae.precision import Real, in_float64, is_traced
 from odeae.words import one_of
 
@@ -134,9 +142,7 @@ class Erf(AbstractActivation):
     def pairs(self, p):
         """G = 4Φ2 − 2Φ(h1) − 2Φ(h2) + 1 = m1 m2 + 4(Φ2 − ΦΦ), P = 4φ2/√(v1 v2), and so on."""
         q1, q2, q12, b1, b2 = p
-        v1, v2 = 1.0 + q1, 1.0 + q2
-        # (1+q1)(1+q2) − q12², a sum of positive terms
-        root = jnp.sqrt(1.0 + q1 + q2 + jnp.maximum(det2(q1, q12, q12, q2), 0.0))
+        v1, v2, root = 1.0 + q1, 1.0 + q2, self._root(p)
         if b1 is None or b2 is None:
             P = (2.0 / np.pi) / root
             G = (2.0 / np.pi) * arcsine(q12, root, jnp.sqrt(v1) * jnp.sqrt(v2))
@@ -153,19 +159,15 @@ class Erf(AbstractActivation):
         return G, P, -(b1 * B + q12 * P) / v1, B
 
     def beyond_linear(self, p):
-        """Without biases (2/π)(arcsin r − r), by its series where r = q12/√(v1 v2) is small."""
+        """Without biases (2/π)(arcsin r − r), r = q12/√(v1 v2), to all its digits."""
         if p.b1 is not None:
             return super().beyond_linear(p)
-        r = p.q12 / (jnp.sqrt(1.0 + p.q1) * jnp.sqrt(1.0 + p.q2))
-        z, series = r * r, jnp.full_like(r, _ARCSINE_BEYOND[-1])
-        for coefficient in _ARCSINE_BEYOND[-2::-1]:
-            series = series * z + coefficient
-        by_subtraction = self.pairs(p)[0] - (2.0 / np.pi) * r
-        return jnp.where(z < 0.06, (2.0 / np.pi) * r * z * series, by_subtraction)
+        norm = jnp.sqrt(1.0 + p.q1) * jnp.sqrt(1.0 + p.q2)
+        return (2.0 / np.pi) * beyond_sine(p.q12, self._root(p), norm)
 
-
-# Coefficients of r³, r⁵, … of arcsin r, (2n)!/(4ⁿ n!² (2n + 1)): good to 1e-16 for r² < 0.06.
-_ARCSINE_BEYOND = [math.comb(2 * n, n) / 4.0**n / (2 * n + 1) for n in range(1, 14)]
+    def _root(self, p):
+        """√((1+q11)(1+q22) − q12²), of a sum of positive terms."""
+        return jnp.sqrt(1.0 + p.q1 + p.q2 + jnp.maximum(det2(p.q1, p.q12, p.q12, p.q2), 0.0))
 
 
 class ReLU(AbstractActivation):

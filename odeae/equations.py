@@ -61,6 +61,11 @@ def max_norm(y):
     return jnp.max(jnp.where(jnp.isnan(y), jnp.inf, jnp.abs(y)))
 
 
+def is_huge(y):
+    """Whether a number has grown beyond what can be followed, or is none."""
+    return ~(jnp.max(jnp.abs(y)) < HUGE)
+
+
 def smallest_scale(state: State):
     """Smallest non-zero root mean square among the parts of the rows, at most 1.
 

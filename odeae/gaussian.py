@@ -4,6 +4,8 @@ Everything that is delicate near correlation ±1 lives here: a compensated deter
 root that can be differentiated at zero, and Φ2 from Owen's T function (docs/theory.md §3).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,9 @@ _ARCTAN = (
     -0.09090896809064027, 0.07692045330902225, -0.06662951813629191, 0.05846878297330872,
     -0.05035102456601552, 0.03796525745386593, -0.017805397205419446,
 )  # fmt: skip
+
+# Coefficients of y³, y⁵, … of arcsin y.
+_BEYOND_SINE = [math.comb(2 * n, n) / 4.0**n / (2 * n + 1) for n in range(1, 19)]
 
 # Stands for ±∞ where a finite number is needed: its density is exactly 0, Φ exactly 0 or 1.
 _FAR = 1e100
@@ -111,6 +116,21 @@ def arcsine(sine: Real, cosine: Real, norm: Real) -> Real:
     for coefficient in _ARCTAN[-2::-1]:
         series = series * z + coefficient
     return 4.0 * quarter * series
+
+
+def beyond_sine(sine: Real, cosine: Real, norm: Real) -> Real:
+    """Return θ − sin θ of sine = norm sin θ, cosine = norm cos θ ≥ 0, to all its digits.
+
+    By the series of arcsin y − y where |y| < 1/3, 18 terms of which are good to 1e-18.
+    """
+    y = sine / norm
+    small = jnp.abs(y) < 1.0 / 3.0
+    z = jnp.square(jnp.where(small, y, 0.0))
+    series = jnp.full_like(z, _BEYOND_SINE[-1])
+    for coefficient in _BEYOND_SINE[-2::-1]:
+        series = series * z + coefficient
+    large = jnp.arctan2(sine, jnp.where(small, 1.0, cosine)) - y
+    return jnp.where(small, y * z * series, large)
 
 
 def _outer(x, nodes):

@@ -10,7 +10,7 @@ import numpy as np
 
 from odeae.checks import save_times, scalar, whole
 from odeae.diffusion import refusal
-from odeae.equations import HUGE, Equations, default_atol, max_norm, vector_field
+from odeae.equations import Equations, default_atol, is_huge, max_norm, vector_field
 from odeae.excess import excess_error
 from odeae.lanes import in_lanes, named_quantities, rows_of_lane
 from odeae.precision import Real, in_float64, is_traced
@@ -95,14 +95,23 @@ def _whole(t, y, equations: Equations):
     return y
 
 
-def _is_huge(y):
-    return ~(jnp.max(jnp.abs(y)) < HUGE)
-
-
 def _stop(t, y, equations: Equations, **kwargs):
     q = field_variances(equations.state(y), equations.inputs)
     # A step can't end where the averages are not resolved, so stop just before.
-    return ~equations.network.activation.resolves(1.001 * q) | _is_huge(y)
+    return ~equations.network.activation.resolves(1.001 * q) | is_huge(y)
+
+
+def status_of(result: diffrax.RESULTS, last: Any) -> Any:
+    """What became of a solve with events as `_stop`: of its result and its last unknowns."""
+    return jnp.select(
+        [
+            result == diffrax.RESULTS.successful,
+            result == diffrax.RESULTS.max_steps_reached,
+            (result == diffrax.RESULTS.event_occurred) & ~is_huge(last),
+        ],
+        [Status.OK, Status.BUDGET, Status.UNRESOLVED],
+        Status.DIVERGED,
+    )
 
 
 def solve_one(
@@ -156,17 +165,7 @@ def solve_one(
     assert solution.ts is not None
     saved, (last,) = solution.ys
     reached, (stop_time,) = jnp.isfinite(solution.ts[0]), solution.ts[1]  # never saved: infinite
-    result = solution.result
-    event = result == diffrax.RESULTS.event_occurred
-    status = jnp.select(
-        [
-            result == diffrax.RESULTS.successful,
-            result == diffrax.RESULTS.max_steps_reached,
-            event & ~_is_huge(last),
-        ],
-        [Status.OK, Status.BUDGET, Status.UNRESOLVED],
-        Status.DIVERGED,
-    )
+    status = status_of(solution.result, last)
     return _measured(equations, saved, reached & (times >= t0), status, stop_time, last)
 
 
@@ -179,18 +178,10 @@ def _solve(equations, state, times, rtol, atol, *how) -> Solution:
 @eqx.filter_jit
 def _solve_as_lane(equations, state, times, rtol, atol, max_steps) -> Solution:
     """The same for a small problem, faster, without derivatives."""
-    bare = eqx.tree_at(_beside, equations, (None, None, None), is_leaf=_is_none)
+    bare = Equations(equations.rule, equations.network, equations.inputs, None, None, False)
     rows, last, status, stop_time = rows_of_lane(bare, state, times, rtol, atol, max_steps)
     reached = times <= stop_time
     return _measured(equations, rows, reached, status, stop_time, last)
-
-
-def _beside(equations):
-    return equations.bins, equations.components, equations.leading
-
-
-def _is_none(x):
-    return x is None
 
 
 @eqx.filter_jit
@@ -284,9 +275,8 @@ def _solved(
     """Solve, explicitly as long as that pays unless `solver` says how; and by which solvers."""
 
     def by(solver, budget):
-        return _solve(equations, state, times, rtol, atol, solver, budget, adjoint, progress), type(
-            solver
-        ).__name__
+        done = _solve(equations, state, times, rtol, atol, solver, budget, adjoint, progress)
+        return done, type(solver).__name__
 
     explicit, given = diffrax.Tsit5(), (equations, state, times, rtol, atol)
     budget = explicit_steps(equations, max_steps)

@@ -340,12 +340,16 @@ class _Plan:
     def _finish(self, equations, states, solved) -> None:
         """Solve again, each alone, the lanes for which the explicit solver did not pay."""
         for lane in np.flatnonzero(solved[2] == Status.BUDGET):
-            one, state = jax.tree.map(lambda x: x[..., lane], (equations, states))  # noqa: B023
+            one, state = _taken((equations, states), lane)
             alone = solve_alone(
                 one, state, self.times, self.rtol, self.atol, self.max_steps, self.save
             )
             for all_lanes, own in zip(*map(jax.tree.leaves, (solved, alone)), strict=True):
                 all_lanes[lane] = own
+
+
+def _taken(lanes: Any, i: Any) -> Any:
+    return jax.tree.map(lambda x: x[..., i], lanes)
 
 
 def _power_of_two(n: int) -> int:

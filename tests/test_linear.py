@@ -69,7 +69,10 @@ def test_predict_equals_the_closed_form(name):
     assert_allclose(theory.error, curve.error, rtol=0, atol=1e-8)
     assert_allclose(theory.error_clean, curve.error_clean, rtol=0, atol=1e-8)
     rho = np.array([1.0, 0.3, 0.6])
-    diagonal = lambda x: np.diagonal(x, axis1=1, axis2=2)  # noqa: E731
+
+    def diagonal(x):
+        return np.diagonal(x, axis1=1, axis2=2)
+
     assert_allclose(diagonal(theory.T0), curve.decoder**2, rtol=0, atol=1e-8)
     assert_allclose(diagonal(theory.R1), rho * curve.product, rtol=0, atol=1e-8)
     q = (rho + one.noise / 200) * curve.encoder**2
@@ -172,12 +175,12 @@ def test_other_starts_with_decay_are_bessel_functions():
         for f, sign in ((mpmath.besseli, 1), (mpmath.besselk, -1)):
             yield s * sign * (f(nu - 1, s) + f(nu + 1, s)) / 2, f(nu, s)
 
-    (dI, I), (dK, K) = solutions(0)  # noqa: E741
-    one, other = dK - start * K, start * I - dI  # s f'/f = start at t = 0
+    (di, i), (dk, k) = solutions(0)
+    one, other = dk - start * k, start * i - di  # s f'/f = start at t = 0
 
     def x_squared(t):
-        (dI, I), (dK, K) = solutions(t)  # noqa: E741
-        return float((a - 2 * kappa * (one * dI + other * dK) / (one * I + other * K)) / h)
+        (di, i), (dk, k) = solutions(t)
+        return float((a - 2 * kappa * (one * di + other * dk) / (one * i + other * k)) / h)
 
     times = np.linspace(0.0, 20.0, 11)
     mode = (np.array([z]) for z in (lam, eps, 1.0, 1.0, w, u))
@@ -288,7 +291,10 @@ def test_fixed_points_and_the_equivalence():
 @pytest.mark.parametrize(("eps", "gamma"), [(0.4, 0.0), (0.0, 0.2), (0.3, 0.1)])
 def test_optimal_rates_are_inverse_curvatures(eps, gamma):
     lam, (w,) = 0.9, (0.95,)
-    loss = lambda z: linear.mode_loss(z[0], z[1], lam, eps, gamma)  # noqa: E731
+
+    def loss(z):
+        return linear.mode_loss(z[0], z[1], lam, eps, gamma)
+
     hessian = jax.hessian(loss)(np.array([w, w]))
     values, vectors = np.linalg.eigh(hessian)
     assert_allclose(np.abs(vectors[:, -1]), np.sqrt(0.5))  # along w = u
@@ -324,7 +330,10 @@ def test_ratio_of_the_optimal_rates():
     ratio = linear.optimal_rate_ratio(lam, eps)
     assert_allclose(ratio, (2 * lam + gamma) / (2 * lam + 3 * eps))
     assert_allclose(ratio, linear.fixed_point(lam, eps))
-    at = lambda *which: linear.optimal_rate(lam, *which, product=0.9)  # noqa: E731
+
+    def at(*which):
+        return linear.optimal_rate(lam, *which, product=0.9)
+
     assert_allclose(at(eps) / at(0.0, gamma), ratio)
     assert_allclose(linear.optimal_rate_ratio(1.0, 0.5, decay=0.1), 2.1 / 3.5)
 
@@ -518,7 +527,10 @@ def test_tied_flow_of_isotropic_inputs_is_gradient_flow_on_the_energy():
     pairs = sum(np.dot(W[i], W[j]) ** 2 for i, j in ((0, 1), (0, 2), (1, 2)))
     want = lam * (np.sum((1 - lengths) ** 2) / 4 + pairs / 2)
     assert_allclose(landscape.tied_energy(W, lam), want)
-    ordered = lambda W: landscape.tied_energy(W) + 0.5 * jnp.sum(jnp.triu(W @ W.T, 1) ** 2)  # noqa: E731
+
+    def ordered(W):
+        return landscape.tied_energy(W) + 0.5 * jnp.sum(jnp.triu(W @ W.T, 1) ** 2)
+
     off = landscape.tied_flow(W, np.eye(5)) + jax.grad(ordered)(W)
     assert np.abs(off).max() > 1.0  # with i ≠ j read as ordered pairs it is not the energy
 

@@ -158,7 +158,7 @@ def test_cost_does_not_depend_on_the_dimension(caplog):
             state = eqx.tree_at(lambda s: s.spikes, odeae.random_state(p), spikes)
             caplog.clear()
             curves.append(odeae.predict(p, state, times, max_steps=160).error)
-    assert "Compiling jit(_solve)" not in caplog.text  # a dimension is only a number
+    assert "Compiling jit(_solve" not in caplog.text  # a dimension is only a number
     assert_allclose(curves[1], curves[2], rtol=1e-4)
     assert_allclose(curves[0], curves[2], rtol=2e-2)
 
@@ -328,7 +328,7 @@ def test_other_values_of_the_same_shape_do_not_compile_again(caplog):
     with jax.log_compiles():
         call(np.array([3.0, 4.5]), np.float32(1e-3), 0.5, np.float64(0.2), 3, (0.9, 0.1))
         call((1.0, 2.0), jnp.array(1e-5), jnp.float32(2.0), 1, 1, np.array([2.0, 1.0]))
-    assert "Compiling jit(_solve)" not in caplog.text
+    assert "Compiling jit(_solve" not in caplog.text
 
 
 def test_everything_is_float64():
