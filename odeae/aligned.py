@@ -38,6 +38,7 @@ from odeae.problem import Problem, check_state, sizes
 from odeae.rosenbrock import Rodas4
 from odeae.rules import AbstractRule
 from odeae.schedules import check_schedule, jump_times, longest_step
+from odeae.spectrum import leading_modes
 from odeae.state import Modes, State, total_overlaps
 from odeae.trajectory import Status
 
@@ -272,7 +273,7 @@ def predict_aligned(
     check_schedule(problem.rule.schedule, times[-1])
     start, biased = _start(problem, encoder, decoder, bias)
     rho = spectrum.spikes[:hidden]
-    equations = Reduced(problem.rule, problem.autoencoder, rho, problem.inputs().noise, biased)
+    equations = Reduced(problem.rule, problem.autoencoder, rho, problem.inputs.noise, biased)
     others, above = _levels(problem)
     y, excess, status, stop_time = _solve(equations, start, times, rtol, max_steps)
     if not is_traced(status) and throw and (ended := Status(int(status))) is not Status.OK:
@@ -360,7 +361,7 @@ def _levels(problem: Problem) -> tuple[Real, Real]:
     spikes, bulk = jnp.asarray(spectrum.spikes), jnp.asarray(spectrum.bulk) / spectrum.dim
     modes = np.asarray(spectrum.multiplicity, float)
     others = 0.5 * (jnp.sum(spikes[hidden:]) + jnp.sum(bulk * modes))
-    kept, leading = spikes[:hidden], spectrum.leading(hidden)
+    kept, leading = spikes[:hidden], leading_modes(spectrum, hidden)
     largest = -jnp.sort(-spikes)[:hidden]
     above = jnp.sum(largest + jnp.sort(-kept)) + leading.rest
     return others, 0.5 * above
@@ -421,7 +422,7 @@ def best_decoder(problem: Problem, state: State) -> State:
     Raises `ValueError` for tied weights, whose decoder is not free. Source: docs/theory.md §8.
     """
     check_state(problem, state)
-    network, inputs = problem.autoencoder, problem.inputs()
+    network, inputs = problem.autoencoder, problem.inputs
     if network.tied:
         raise ValueError(
             "`problem` must be untied: tied weights have no decoder of their own to be chosen"
@@ -457,5 +458,5 @@ def residual(problem: Problem, state: State) -> Float[Real, ""]:
     leading components and nothing non-linear is left. Source: docs/theory.md §8.
     """
     network, best = problem.autoencoder, best_decoder(problem, state)
-    leading = problem.spectrum.leading(network.hidden)
-    return excess_error(network, problem.inputs(), leading, best)
+    leading = leading_modes(problem.spectrum, network.hidden)
+    return excess_error(network, problem.inputs, leading, best)

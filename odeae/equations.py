@@ -6,8 +6,9 @@ import jax.numpy as jnp
 
 from odeae.autoencoder import Autoencoder
 from odeae.precision import Real
+from odeae.problem import Problem
 from odeae.rules import AbstractRule
-from odeae.spectrum import Leading, Spectrum
+from odeae.spectrum import Leading, Spectrum, leading_modes
 from odeae.state import Inputs, State
 
 # Weights that have grown to this size count as diverged: products of four of them don't overflow.
@@ -44,6 +45,14 @@ class Equations(eqx.Module):
         bias = rest[:hidden] if self.network.bias else jnp.zeros((hidden, *y.shape[1:]))
         added = rest[-(hidden**2) :].reshape(hidden, hidden) if self.diffusion else None
         return State.from_rows(modes, split, bias, added)
+
+
+def equations_of(problem: Problem, bins=None, components=None, diffusion=False) -> Equations:
+    """The equations of a problem; `bins`, `components`, `diffusion` as there."""
+    leading = leading_modes(problem.spectrum, problem.autoencoder.hidden)
+    return Equations(
+        problem.rule, problem.autoencoder, problem.inputs, bins, components, diffusion, leading
+    )
 
 
 # Module-level functions: a fresh lambda per call would make every call compile again.

@@ -10,6 +10,7 @@ from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import array, close, numbers, scalar, whole
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, sizes
+from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State
 
 
@@ -65,7 +66,7 @@ def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> 
     spikes. Source: paper App. C, docs/theory.md §8.
     """
     (spectrum, hidden), network = sizes(problem), problem.autoencoder
-    spikes, rows = spectrum.spikes.shape[0], sum(spectrum.bulk_rows(network.width))
+    spikes, rows = spectrum.spikes.shape[0], sum(bulk_rows(spectrum, network.width))
     if hidden > spikes:
         raise ValueError(
             f"an aligned state needs one spike per neuron: got {hidden} neurons and {spikes} "
@@ -105,7 +106,7 @@ def state_from_weights(
     if spectrum.order is not None:
         columns = columns[spectrum.order]
     bulk, start = [], spectrum.spikes.shape[0]
-    for m, n in zip(spectrum.multiplicity, spectrum.bulk_rows(network.width), strict=True):
+    for m, n in zip(spectrum.multiplicity, bulk_rows(spectrum, network.width), strict=True):
         block = columns[start : start + m]
         bulk.append(block if m == n else _compress(block))
         start += m
@@ -175,7 +176,7 @@ def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> W
     rng = np.random.default_rng([whole("seed", part, at_least=0) for part in seeds])
     parts = [network.columns(state.spikes)]
     bulk, start = network.columns(state.bulk), 0
-    for m, n in zip(spectrum.multiplicity, spectrum.bulk_rows(network.width), strict=True):
+    for m, n in zip(spectrum.multiplicity, bulk_rows(spectrum, network.width), strict=True):
         block = bulk[start : start + n]
         start += n
         if m >= network.width:

@@ -165,10 +165,7 @@ class Lanes(diffrax.AbstractSolver):
         tableau, end = self.pair.tableau, common.times[-1]
         h = jnp.minimum(lane.dt, end - lane.t)
         new_t = jnp.where(h < lane.dt, end, lane.t + h)
-        stages, y1 = [lane.k], y
-        for c, row in zip(tableau.c, tableau.a_lower, strict=True):
-            y1 = _advanced(y, h, row, stages)
-            stages.append(terms.vf(0.0, y1, Here(lane.equations, lane.t + c * h)))
+        y1, stages = self._stages(terms, y, lane, h)
         error = h * _combined(tableau.b_error, stages)
         size = jnp.maximum(jnp.abs(y), jnp.abs(y1))
         error = _largest(jnp.abs(error) / (lane.atol + common.rtol * size))
@@ -194,6 +191,30 @@ class Lanes(diffrax.AbstractSolver):
             status=jnp.where(lane.status == IN_WORK, status, lane.status),
         )
         return jnp.where(accept, y1, y), lane
+
+    def _stages(self, terms, y, lane: Lane, h):
+        """Return rows after a step h, and the drift at each of its stages."""
+        tableau = self.pair.tableau
+        if not _is_alone(y):
+            y1, stages = y, [lane.k]
+            for c, row in zip(tableau.c, tableau.a_lower, strict=True):
+                y1 = _advanced(y, h, row, stages)
+                stages.append(terms.vf(0.0, y1, Here(lane.equations, lane.t + c * h)))
+            return y1, stages
+        count = len(tableau.c)
+        matrix = jnp.asarray([np.pad(row, (0, count - len(row))) for row in tableau.a_lower])
+
+        def stage(i, carry):
+            _, stages = carry
+            weights = jax.lax.dynamic_index_in_dim(matrix, i, 0, False)
+            y1 = y + h * sum(weights[j] * stages[j] for j in range(count))
+            c = jnp.asarray(tableau.c)[i]
+            k = terms.vf(0.0, y1, Here(lane.equations, lane.t + c * h))
+            return y1, jax.lax.dynamic_update_slice_in_dim(stages, k[None], i + 1, 0)
+
+        stages = jnp.zeros((count + 1, *y.shape)).at[0].set(lane.k)
+        y1, stages = jax.lax.fori_loop(0, count, stage, (y, stages))
+        return y1, list(stages)
 
     def _control(self, lane: Lane, new_t, error, end):
         """Return what diffrax's own step control says to each lane's scaled error."""
@@ -436,24 +457,21 @@ def solve_lanes(
     return values, jnp.where(lanes.status == Status.OK, final, jnp.nan), lanes.status, lanes.t
 
 
-def _rows(equations: Equations, y):
-    return y
+def solve_lane(
+    equations: Equations, state: State, times: Any, rtol: Any, atol: Any, max_steps: Any,
+    measure: Callable,
+) -> tuple[Any, Real, Real, Real]:  # fmt: skip
+    """Integrate one problem as a single lane: what `measure` makes of it at `times` (T, …).
 
-
-def rows_of_lane(
-    equations: Equations, state: State, times: Any, rtol: Any, atol: Any, max_steps: Any
-) -> tuple[Real, Real, Real, Real]:
-    """Integrate one problem as a single lane: packed rows (T, numbers) at `times`, and the last.
-
-    Rows are NaN where it did not come; then status and stop_time.
+    NaN where it did not come; then status, stop_time and the last rows (numbers,).
     """
     pair, common = diffrax.Tsit5(), Common(times, rtol, jnp.asarray(max_steps))
     with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
-        begin = _begin(equations, state, common, atol, pair, _rows)
+        begin = _begin(equations, state, common, atol, pair, measure)
         y, lane = jax.tree.map(lambda x: jnp.asarray(x)[..., None], begin)
-        y, slots = _solve(pair, _rows, y, Slots(lane), common, 1.0)
+        y, slots = _solve(pair, measure, y, Slots(lane), common, 1.0)
     lane = slots.work
-    return lane.measured[..., 0], y[:, 0], lane.status[0], lane.t[0]
+    return _columns(lane.measured, 0), lane.status[0], lane.t[0], y[:, 0]
 
 
 def in_lanes(equations: Equations, solver: Any) -> bool:

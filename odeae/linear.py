@@ -65,7 +65,7 @@ def aligned_curve(
     state = aligned_state(problem, encoder, decoder)
     rule, hidden = problem.rule, problem.autoencoder.hidden
     w, u = (jnp.diagonal(rows) for rows in (state.spikes.encoder, state.spikes.decoder))
-    rho, noise = problem.spectrum.spikes[:hidden], problem.inputs().noise
+    rho, noise = problem.spectrum.spikes[:hidden], problem.inputs.noise
     rates: dict[str, Any] = {"noise": noise, "lr_encoder": lr_w, "lr_decoder": lr_u}
     if not is_traced(rule.weight_decay) and rule.weight_decay == 0:
         curve = mode_curve(times, rho, w, u, **rates)

@@ -10,9 +10,16 @@ import numpy as np
 
 from odeae.checks import save_times, scalar, whole
 from odeae.diffusion import refusal
-from odeae.equations import Equations, default_atol, is_huge, max_norm, vector_field
+from odeae.equations import (
+    Equations,
+    default_atol,
+    equations_of,
+    is_huge,
+    max_norm,
+    vector_field,
+)
 from odeae.excess import excess_error
-from odeae.lanes import in_lanes, named_quantities, rows_of_lane
+from odeae.lanes import in_lanes, named_quantities, solve_lane
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, leading_spikes
 from odeae.rosenbrock import Rodas4
@@ -33,6 +40,7 @@ MAX_STEPS = 100_000
 # A thousand implicit steps reach any time, and each costs as much as 10 to 50 explicit ones. By
 # changing after about that cost, one pays at most twice what the better choice would have.
 EXPLICIT_STEPS = 10_000
+EXPLICIT = diffrax.Tsit5()
 # Above this size the matrices of an implicit step cost more than its length is worth.
 IMPLICIT_NUMBERS = 600
 
@@ -51,18 +59,24 @@ class Solution(NamedTuple):
     last: Any  # packed rows at `stop_time`
 
 
-def _measure(y, equations: Equations):
+def _measure(equations: Equations, y) -> tuple:
+    """What a Solution begins with, at rows y; but for densities also of lanes."""
     state = equations.state(y)
     saved = along = None
     if equations.bins is not None:
         saved = densities(state, equations.bins, equations.network.width)
     if equations.components is not None:
-        which = equations.components
-        along = Components(state.spikes.encoder[which], state.spikes.decoder[which])
+        which = equations.components[:, None]
+        w, u = state.spikes.encoder, state.spikes.decoder
+        along = Components(*(jnp.take_along_axis(x, which, axis=0) for x in (w, u)))
     above = jnp.nan
     if equations.leading is not None:
         above = excess_error(equations.network, equations.inputs, equations.leading, state)
-    return order_parameters(state, equations.inputs), state.bias, saved, along, above
+    parameters = order_parameters(state, equations.inputs)
+    error = generalisation_error(
+        equations.network, parameters.total(), state.bias, equations.inputs.trace
+    )
+    return parameters, state.bias, saved, along, error, above
 
 
 def _measured(equations: Equations, saved, reached, status, stop_time, last) -> Solution:
@@ -74,12 +88,8 @@ def _measured(equations: Equations, saved, reached, status, stop_time, last) -> 
         )
 
     if _is_small(last):  # nothing is computed from what was not reached: its derivative is NaN
-        saved = jax.vmap(lambda y: _measure(y, equations))(where_reached(saved, 0.0))
-    parameters, bias, at_modes, along, above = where_reached(saved, jnp.nan)
-    error = jax.vmap(
-        lambda total, b: generalisation_error(equations.network, total, b, equations.inputs.trace)
-    )(parameters.total(), bias)
-    return Solution(parameters, bias, at_modes, along, error, above, status, stop_time, last)
+        saved = jax.vmap(lambda y: _measure(equations, y))(where_reached(saved, 0.0))
+    return Solution(*where_reached(saved, jnp.nan), status, stop_time, last)
 
 
 def _is_small(y0) -> bool:
@@ -88,7 +98,7 @@ def _is_small(y0) -> bool:
 
 
 def _save(t, y, equations: Equations):
-    return y if _is_small(y) else _measure(y, equations)
+    return y if _is_small(y) else _measure(equations, y)
 
 
 def _whole(t, y, equations: Equations):
@@ -177,11 +187,9 @@ def _solve(equations, state, times, rtol, atol, *how) -> Solution:
 
 @eqx.filter_jit
 def _solve_as_lane(equations, state, times, rtol, atol, max_steps) -> Solution:
-    """The same for a small problem, faster, without derivatives."""
-    bare = Equations(equations.rule, equations.network, equations.inputs, None, None, False)
-    rows, last, status, stop_time = rows_of_lane(bare, state, times, rtol, atol, max_steps)
-    reached = times <= stop_time
-    return _measured(equations, rows, reached, status, stop_time, last)
+    """The same for a small problem without densities, faster, without derivatives."""
+    saved, *ended = solve_lane(equations, state, times, rtol, atol, max_steps, _measure)
+    return Solution(*saved, *ended)
 
 
 @eqx.filter_jit
@@ -248,7 +256,7 @@ def solve_alone(
 def check_solver(solver: Any) -> diffrax.AbstractSolver:
     """Return a solver that estimates its error, Tsit5 for None."""
     if solver is None:
-        return diffrax.Tsit5()
+        return EXPLICIT
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             "`solver` must be a diffrax solver that estimates its error, such as diffrax.Dopri8() "
@@ -269,6 +277,7 @@ def explicit_steps(equations: Equations, max_steps: int) -> int:
     return min(max_steps, EXPLICIT_STEPS) if numbers <= IMPLICIT_NUMBERS else max_steps
 
 
+@in_float64
 def _solved(
     equations, state, times, rtol, atol, solver, max_steps, adjoint, progress
 ) -> tuple[Solution, str]:
@@ -278,25 +287,24 @@ def _solved(
         done = _solve(equations, state, times, rtol, atol, solver, budget, adjoint, progress)
         return done, type(solver).__name__
 
-    explicit, given = diffrax.Tsit5(), (equations, state, times, rtol, atol)
+    given = equations, state, times, rtol, atol
     budget = explicit_steps(equations, max_steps)
     if solver is not None or is_traced(given):
-        return by(explicit if solver is None else solver, max_steps)
+        return by(EXPLICIT if solver is None else solver, max_steps)
     # With biases, one kernel takes up to a minute to compile.
-    small = in_lanes(equations, explicit) and not equations.network.bias
-    if small and adjoint is None and progress is None:
-        done, name = _solve_as_lane(*given, np.asarray(budget)), type(explicit).__name__
+    small = in_lanes(equations, EXPLICIT) and not equations.network.bias
+    if small and all(x is None for x in (equations.bins, adjoint, progress)):
+        done, name = _solve_as_lane(*given, np.asarray(budget)), type(EXPLICIT).__name__
     else:
-        done, name = by(explicit, budget)
-    if is_traced(done):  # nothing given is, but a caller is being traced
-        return by(explicit, max_steps)
-    if done.status == Status.BUDGET and budget < max_steps:
+        done, name = by(EXPLICIT, budget)
+    if is_traced(done.status):  # nothing given is, but a caller is being traced
+        return by(EXPLICIT, max_steps)
+    if int(done.status) == Status.BUDGET and budget < max_steps:
         name = f"{name}, Rodas4 from t={float(done.stop_time):.4g}"
         done = _go_on(equations, state, done, times, rtol, atol, max_steps - budget)
     return done, name
 
 
-@in_float64
 def predict(
     problem: Problem,
     state: State,
@@ -334,10 +342,10 @@ def predict(
     check_state(problem, state)
     if diffusion and (reason := refusal(problem.autoencoder)):
         raise ValueError(reason)
-    hidden = problem.autoencoder.hidden
-    begin = State(
-        state.spikes, state.bulk, state.bias, np.zeros((hidden,) * 2) if diffusion else None
-    )
+    begin = state
+    if diffusion:
+        none = np.zeros((problem.autoencoder.hidden,) * 2)
+        begin = State(state.spikes, state.bulk, state.bias, none)
     times = save_times(times)
     rtol = scalar("rtol", rtol, above=0.0)
     if not is_traced(rtol) and rtol > 0.1:
@@ -347,21 +355,14 @@ def predict(
         check_solver(solver)
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
     check_schedule(problem.rule.schedule, times[-1])
-    equations = Equations(
-        problem.rule,
-        problem.autoencoder,
-        problem.inputs(),
-        _without_basis(problem.spectrum) if densities else None,
-        leading_spikes(problem),
-        diffusion,
-        problem.spectrum.leading(hidden),
-    )
+    bins = _without_basis(problem.spectrum) if densities else None
+    equations = equations_of(problem, bins, leading_spikes(problem), diffusion)
     done, name = _solved(
         equations, begin, times, rtol, atol, solver, max_steps,
         adjoint, diffrax.TqdmProgressMeter() if progress else None,
     )  # fmt: skip
     status, stop_time = done.status, done.stop_time
-    if is_traced((status, problem)):  # a batch must not copy a basis for every lane
+    if is_traced(status):  # a batch must not copy a basis for every lane
         spectrum = _without_basis(problem.spectrum)
         problem = eqx.tree_at(lambda p: p.spectrum, problem, spectrum)
     elif throw and (ended := Status(int(status))) is not Status.OK:

@@ -11,7 +11,7 @@ from odeae.autoencoder import Autoencoder
 from odeae.checks import close, scalar
 from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
-from odeae.spectrum import Spectrum
+from odeae.spectrum import Spectrum, bulk_eigenvalues, bulk_rows
 from odeae.state import Inputs, OrderParameters, State, order_parameters
 
 
@@ -54,17 +54,18 @@ class Problem(eqx.Module):
             )
         self.rule.check(autoencoder)
 
+    @property
     def inputs(self) -> Inputs:
         """What the equations of motion know of the inputs."""
         spectrum, dim = self.spectrum, np.asarray(float(self.spectrum.dim))
-        bulk = spectrum.bulk_eigenvalues(self.autoencoder.width)
+        bulk = bulk_eigenvalues(spectrum, self.autoencoder.width)
         return Inputs(spectrum.spikes, bulk, self.noise / dim, spectrum.trace, dim)
 
     @in_float64
     def order_parameters(self, state: State) -> OrderParameters:
         """Order parameters of a state, split into spikes and bulk."""
         check_state(self, state)
-        return order_parameters(state, self.inputs())
+        return order_parameters(state, self.inputs)
 
     @in_float64
     def error(self, state: State) -> Float[Real, ""]:
@@ -80,7 +81,7 @@ class Problem(eqx.Module):
         """d(state)/dt at t = steps/D, which matters only to a learning-rate schedule."""
         check_state(self, state)
         factor = self.rule.factor(scalar("t", t, at_least=0.0))
-        return self.rule.drift(self.autoencoder, self.inputs(), state, factor)
+        return self.rule.drift(self.autoencoder, self.inputs, state, factor)
 
 
 def sizes(problem: Any) -> tuple[Spectrum, int]:
@@ -107,7 +108,7 @@ def check_state(problem: Problem, state: State) -> None:
         raise ValueError(f"`state` must be an odeae State, got {type(state).__name__}")
     spectrum, hidden = sizes(problem)
     network = problem.autoencoder
-    spikes, bulk = spectrum.spikes.shape[0], sum(spectrum.bulk_rows(network.width))
+    spikes, bulk = spectrum.spikes.shape[0], sum(bulk_rows(spectrum, network.width))
     for name, part, shape in (
         ("spikes.encoder", state.spikes.encoder, (spikes, hidden)),
         ("spikes.decoder", state.spikes.decoder, (spikes, hidden)),
@@ -133,8 +134,9 @@ def check_state(problem: Problem, state: State) -> None:
             "`state` must have no `diffusion`: predict(..., diffusion=True) makes it, from 0"
         )
     for name, part in (("spikes", state.spikes), ("bulk", state.bulk)):
-        concrete = not is_traced((part, network.gain))
-        if network.tied and concrete and not close(part.encoder, network.gain * part.decoder):
+        if not network.tied or is_traced((part, network.gain)):
+            continue
+        if not close(part.encoder, network.gain * part.decoder):
             raise ValueError(
                 f"`state` must have `{name}.encoder` = gain × `{name}.decoder` for tied "
                 "weights; make it with random_state, aligned_state or state_from_weights"

@@ -235,7 +235,7 @@ def simulate(
     leading = leading_spikes(problem)
     leading = None if leading is None else order[leading]
     rho = spectrum.eigenvalues() / dim
-    inputs = problem.inputs()._replace(spikes=rho, bulk=np.zeros(0), trace=rho.sum())
+    inputs = problem.inputs._replace(spikes=rho, bulk=np.zeros(0), trace=rho.sum())
     keys, length = np.arange(runs), _block_length(dim)
     deviation, noise = np.sqrt(problem.noise), None
     test = (source.test, source.test)

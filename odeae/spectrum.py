@@ -87,18 +87,6 @@ class Spectrum(eqx.Module):
         modes = np.asarray(self.multiplicity, float)
         return self.spikes.sum(-1) + (self.bulk * modes).sum(-1) / self.dim
 
-    def bulk_rows(self, width: int) -> tuple[int, ...]:
-        """Rows that stand for each bin: its modes, or `width` virtual ones where those are fewer.
-
-        `width`: how many independent columns a row has, `Autoencoder.width`.
-        """
-        return tuple(min(m, width) for m in self.multiplicity)
-
-    def bulk_eigenvalues(self, width: int) -> Float[Real, " rows"]:
-        """Scaled eigenvalue ρ̃ = ρ/D of every row of the bulk."""
-        bins = np.repeat(np.arange(len(self.multiplicity)), self.bulk_rows(width))
-        return self.bulk[bins] / self.dim
-
     def pca_errors(self, max_rank: int) -> Float[Real, "*batch ranks"]:
         """PCA errors ½ Σ_{τ>k} ρ_τ/D of rank k = 0 … max_rank, shape (max_rank + 1,).
 
@@ -124,16 +112,6 @@ class Spectrum(eqx.Module):
         for _ in range(np.ndim(self.spikes) - 1):  # lanes that came out of vmap
             one = jax.vmap(one)
         return one(self.spikes, self.bulk)
-
-    def leading(self, rank: int) -> Leading:
-        """The spikes among the modes that PCA of rank `rank` keeps."""
-        xp = jnp if is_traced((self.spikes, self.bulk)) else np  # NumPy's is faster at once
-        spikes, copies = xp.asarray(self.spikes), [min(m, rank) for m in self.multiplicity]
-        bins = self.bulk[np.repeat(np.arange(len(copies)), copies)] / self.dim
-        largest_first = xp.argsort(-spikes, stable=True)[:rank]
-        chosen = xp.concatenate([spikes[largest_first], np.zeros(rank)])[:rank]
-        best = -xp.sort(-xp.concatenate([spikes, bins, np.zeros(rank)]))[:rank]
-        return Leading(largest_first, xp.sum(best - chosen))
 
     def eigenvalues(self) -> Float[Real, " dim"]:
         """All D eigenvalues ρ in the order as given: `given`, or each bin at its common value."""
@@ -328,6 +306,30 @@ class Spectrum(eqx.Module):
         if positive < rest:
             bulk, multiplicity = np.append(bulk, 0.0), [*multiplicity, rest - positive]
         return cls(spikes, variance * bulk, tuple(multiplicity))
+
+
+def bulk_rows(spectrum: Spectrum, width: int) -> tuple[int, ...]:
+    """Rows that stand for each bin: its modes, or `width` virtual ones where those are fewer.
+
+    `width`: how many independent columns a row has, `Autoencoder.width`.
+    """
+    return tuple(min(m, width) for m in spectrum.multiplicity)
+
+
+def bulk_eigenvalues(spectrum: Spectrum, width: int) -> Float[Real, " rows"]:
+    """Scaled eigenvalue ρ̃ = ρ/D of so many rows of every bin, or of all its modes."""
+    rows = bulk_rows(spectrum, width)
+    return spectrum.bulk[np.repeat(np.arange(len(rows)), rows)] / spectrum.dim
+
+
+def leading_modes(spectrum: Spectrum, rank: int) -> Leading:
+    """The spikes among the modes that PCA of rank `rank` keeps."""
+    xp = jnp if is_traced((spectrum.spikes, spectrum.bulk)) else np  # NumPy's is faster at once
+    spikes, bins = xp.asarray(spectrum.spikes), bulk_eigenvalues(spectrum, rank)
+    largest_first = xp.argsort(-spikes, stable=True)[:rank]
+    chosen = xp.concatenate([spikes[largest_first], np.zeros(rank)])[:rank]
+    best = -xp.sort(-xp.concatenate([spikes, bins, np.zeros(rank)]))[:rank]
+    return Leading(largest_first, xp.sum(best - chosen))
 
 
 def _dimension(dim: Any, at_least: int = 1) -> int:

@@ -17,10 +17,11 @@ from jaxtyping import Complex, Float
 
 from odeae.activations import Linear, ReLU
 from odeae.checks import scalar, whole
-from odeae.equations import Equations, vector_field
+from odeae.equations import Equations, equations_of, vector_field
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, sizes
 from odeae.rules import Hebb, Sanger, generalisation_error
+from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State, field_variances, total_overlaps
 
 # A Jacobian of this many rows takes 130 MB; its factorisation some seconds.
@@ -43,7 +44,8 @@ class FixedPointStatus(enum.IntEnum):
         return {
             FixedPointStatus.CONVERGED: "converged",
             FixedPointStatus.BUDGET: "no fixed point yet: it spent its steps; give a larger "
-            "`max_steps`, or a start closer to a fixed point",
+            "`max_steps` or a start closer to one. Where weights grow or shrink for ever, as those "
+            "of untied sigmoidal neurons without decay do, there is none at finite weights",
             FixedPointStatus.STUCK: "no fixed point: the drift is smallest here among the states "
             "nearby, but not zero; start elsewhere",
             FixedPointStatus.UNRESOLVED: "left the range of field variances that the Quadrature "
@@ -70,7 +72,10 @@ class Directions(NamedTuple):
 
 
 class FixedPoint(eqx.Module):
-    """A fixed point, or the point where the search for one ended (see `status`).
+    """A fixed point, or the point where the search for one ended.
+
+    Unless `status` is CONVERGED there is no fixed point here, and eigenvalues and directions are
+    those of the drift's linearisation at a point like any other.
 
     `error`: generalisation error there. `residual`: largest entry of the drift of what moves.
     `steps` of the solver. `eigenvalues` (n,): of the drift's linearisation, by falling real part,
@@ -175,7 +180,7 @@ def _list_of(states: Any) -> list[State]:
 def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> FixedPoint:
     """Search from one start and classify what was found."""
     check_state(problem, state)
-    equations = Equations(problem.rule, problem.autoencoder, problem.inputs(), None, None, False)
+    equations = equations_of(problem)
     count = equations.pack(state).shape[0]
     if count > _LARGEST:
         raise ValueError(
@@ -207,7 +212,7 @@ def _status(finite: bool, resolved: bool, small: bool, spent: bool) -> FixedPoin
 
 def _scale(problem: Problem) -> float:
     """Natural size of the drift: the largest rate × the largest ρ̃, plus the decay."""
-    inputs, rule = problem.inputs(), problem.rule
+    inputs, rule = problem.inputs, problem.rule
     rho = np.concatenate([inputs.spikes, inputs.bulk])
     rates = [float(rate) for rate in rule.rates(problem.autoencoder)]
     size = max(rates) * float(np.max(rho, initial=0.0)) + float(rule.weight_decay)
@@ -306,7 +311,7 @@ def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndar
     """Eigenvalues and directions of what takes part, and of the bulk's modes without weights."""
     spectrum, network = problem.spectrum, problem.autoencoder
     at = _coordinates(problem, wide)
-    spikes, own = len(wide.inputs.spikes), spectrum.bulk_rows(network.width)
+    spikes, own = len(wide.inputs.spikes), bulk_rows(spectrum, network.width)
     columns = np.asarray(network.columns(state.rows()))
     bins = np.repeat(np.arange(len(own)), own)
     size = np.max(np.abs(columns), axis=1, initial=0.0)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from odeae.contractions import gram
 from odeae.precision import Real
-from odeae.spectrum import Spectrum
+from odeae.spectrum import Spectrum, bulk_rows
 
 # Of what a batch leads with its own axes and lanes, inside a solve, end with theirs.
 Batched = Float[Real, "..."]
@@ -190,7 +190,7 @@ def densities(state: State, spectrum: Spectrum, width: int) -> Densities:
             u[:, :, None] * u[:, None, :],
         )
 
-    bins = np.repeat(np.arange(len(spectrum.multiplicity)), spectrum.bulk_rows(width))
+    bins = np.repeat(np.arange(len(spectrum.multiplicity)), bulk_rows(spectrum, width))
     count = np.asarray(spectrum.multiplicity, float)[:, None, None]
 
     def mean_of_bin(x):

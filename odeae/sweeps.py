@@ -21,7 +21,7 @@ import numpy as np
 
 import odeae
 from odeae.checks import flag, save_times, scalar, whole
-from odeae.equations import Equations
+from odeae.equations import Equations, equations_of
 from odeae.lanes import QUANTITIES, TOO_MANY, in_lanes, solve_lanes
 from odeae.precision import in_float64, to_numpy
 from odeae.prediction import MAX_STEPS, check_solver, explicit_steps, solve_alone, solve_each
@@ -364,9 +364,7 @@ def _lane(build: Callable, values: dict[str, Any]) -> tuple[Equations, State]:
         raise ValueError(f"`build` must return a problem and a state, got {made!r:.80}")
     problem, state = made
     check_state(problem, state)
-    network = problem.autoencoder
-    leading = problem.spectrum.leading(network.hidden)
-    return Equations(problem.rule, network, problem.inputs(), None, None, False, leading), state
+    return equations_of(problem), state
 
 
 def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk, store) -> _Plan:

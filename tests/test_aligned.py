@@ -148,7 +148,7 @@ def full_and_reduced(p, bias=0.4):
     if biased:
         state = eqx.tree_at(lambda s: s.bias, state, np.array([bias]))
         columns.append(np.array([bias]))
-    spikes, noise = p.spectrum.spikes[:K], p.inputs().noise
+    spikes, noise = p.spectrum.spikes[:K], p.inputs.noise
     equations = aligned.Reduced(p.rule, p.autoencoder, spikes, noise, biased)
     unknowns = jnp.asarray(np.stack(columns, axis=1))
     change = np.asarray(aligned.reduced_drift(np.float64(3.0), unknowns, equations))
@@ -163,8 +163,8 @@ def full_and_reduced(p, bias=0.4):
 
 
 def full_excess(p, state):
-    leading = p.spectrum.leading(p.autoencoder.hidden)
-    return excess_error(p.autoencoder, p.inputs(), leading, state)
+    leading = leading_modes(p.spectrum, p.autoencoder.hidden)
+    return excess_error(p.autoencoder, p.inputs, leading, state)
 
 
 @pytest.mark.parametrize(

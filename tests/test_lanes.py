@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
 from odeae import compiler, contractions, gaussian, lanes
-from odeae.equations import Equations, max_norm, smallest_scale, vector_field
+from odeae.equations import equations_of, max_norm, smallest_scale, vector_field
 from odeae.rules import generalisation_error
 from odeae.schedules import longest_step
 from odeae.state import total_overlaps
@@ -48,10 +48,7 @@ def built(build, **values):
 
     def one(*numbers):
         problem, state = build(**dict(zip(values, numbers, strict=True)))
-        inputs = problem.inputs()
-        network = problem.autoencoder
-        leading = problem.spectrum.leading(network.hidden)
-        return Equations(problem.rule, network, inputs, None, None, False, leading), state
+        return equations_of(problem), state
 
     return jax.tree.map(
         np.asarray, jax.jit(jax.vmap(one, out_axes=-1), compiler_options=FAST)(*values.values())

@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 
 import odeae
 import odeae.stability
-from odeae.equations import Equations
+from odeae.equations import equations_of
 from odeae.stability import FixedPointStatus, fixed_points
 
 RHO = np.array([1.0, 0.5, 0.2])
@@ -409,7 +409,7 @@ def test_generators_leave_a_fixed_point_at_rest(name):
     problem = make()
     start = odeae.random_state(problem, 0.7, 0.7, bias=0.3 * problem.autoencoder.bias, seed=1)
     point = fixed_points(problem, start)
-    equations = Equations(problem.rule, problem.autoencoder, problem.inputs(), None, None, False)
+    equations = equations_of(problem)
     tangents = odeae.stability._tangents(problem, equations, point.state, np.arange(3))
     assert len(tangents) == count
     y, drift = equations.pack(point.state), eqx.filter_jit(odeae.stability._drift)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import odeae
 from odeae import SGD, Autoencoder, Problem, Spectrum, draw_weights, random_state
+from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State, densities
 
 K, D = 2, 30
@@ -59,10 +60,10 @@ def test_a_state_keeps_spikes_and_gram_matrices_of_its_weights(name):
     spectrum, (W, V) = SPECTRA[name], some_weights()
     state = odeae.state_from_weights(problem(spectrum), W, V)
     rows = sorted_rows(spectrum, W, V)
-    assert spectrum.bulk_rows(2 * K) == tuple(min(m, 2 * K) for m in spectrum.multiplicity)
+    assert bulk_rows(spectrum, 2 * K) == tuple(min(m, 2 * K) for m in spectrum.multiplicity)
     np.testing.assert_allclose(joint(state.spikes), rows[:2], rtol=1e-15)
     np.testing.assert_allclose(
-        grams(spectrum, joint(state.bulk), spectrum.bulk_rows(2 * K)),
+        grams(spectrum, joint(state.bulk), bulk_rows(spectrum, 2 * K)),
         grams(spectrum, rows[2:], spectrum.multiplicity),
         rtol=1e-12,
         atol=1e-12,
@@ -376,7 +377,9 @@ def test_initial_scales_and_biases_may_be_traced():
 
 SETUP = """
 import numpy as np
+from odeae.spectrum import bulk_rows
 from odeae import Autoencoder, Problem, SGD, Spectrum, State, Modes
+from odeae.spectrum import bulk_rows
 from odeae import aligned_state, draw_weights, random_state, state_from_weights
 nan, inf = np.nan, np.inf
 spectrum = Spectrum.spiked([1.0, 0.5], dim=10)
