@@ -253,7 +253,7 @@ class Linear(AbstractActivation):
 
     def beyond_linear(self, p):
         """Return b1 b2."""
-        return jnp.zeros_like(p.q12) if p.b1 is None else p.b1 * p.b2 + 0.0 * p.q12
+        return (0.0 if p.b1 is None else p.b1 * p.b2) + 0.0 * p.q12
 
 
 def _derivatives(fn: Callable, order: int) -> list[Callable]:

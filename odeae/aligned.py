@@ -427,14 +427,14 @@ def best_decoder(problem: Problem, state: State) -> State:
         raise ValueError(
             "`problem` must be untied: tied weights have no decoder of their own to be chosen"
         )
-    rows, total = state.rows(), total_overlaps(state, inputs)
+    unknowns = state.unknowns()
+    rows, total = unknowns.rows, total_overlaps(unknowns, inputs)
     q, b = diagonal(total.Q1), state.bias if network.bias else None
-    rho = jnp.concatenate([inputs.spikes, inputs.bulk])
     c, G = mean_slope(network.activation, q, b), overlap(network.activation, total.Q1, b)
     mean = mean_output(network.activation, q, b) if network.output_bias else None
     if mean is not None:
         G = G - mean[:, None] * mean[None, :]
-    decoder = (rho[:, None] * c[None, :] * rows.encoder) @ _inverse(G)
+    decoder = (inputs.rho[:, None] * c[None, :] * rows.encoder) @ _inverse(G)
     output = None if mean is None else -decoder @ mean
     return State.from_rows(
         Modes(jnp.asarray(rows.encoder), decoder, output), inputs.spikes.shape[0], state.bias
@@ -459,4 +459,4 @@ def residual(problem: Problem, state: State) -> Float[Real, ""]:
     """
     network, best = problem.autoencoder, best_decoder(problem, state)
     leading = leading_modes(problem.spectrum, network.hidden)
-    return excess_error(network, problem.inputs, leading, best)
+    return excess_error(network, problem.inputs, leading, best.unknowns())

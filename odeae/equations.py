@@ -9,7 +9,7 @@ from odeae.precision import Real
 from odeae.problem import Problem
 from odeae.rules import AbstractRule
 from odeae.spectrum import Leading, Spectrum, leading_modes
-from odeae.state import Inputs, State
+from odeae.state import Inputs, State, Unknowns
 
 # Weights that have grown to this size count as diverged: products of four of them don't overflow.
 HUGE = 1e50
@@ -28,23 +28,30 @@ class Equations(eqx.Module):
 
     def pack(self, state: State) -> jax.Array:
         """The flat vector that diffrax integrates (one leaf is fastest)."""
-        parts = [self.network.pack(state.rows())]
-        if self.network.bias:
-            parts.append(state.bias)
-        if state.diffusion is not None:
-            parts.append(state.diffusion.ravel())
-        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+        return self.vector(state.unknowns())
 
     def state(self, y) -> State:
         """Return the state of what `pack` made."""
+        return self.unknowns(y).state(self.inputs.spikes.shape[0])
+
+    def vector(self, unknowns: Unknowns) -> jax.Array:
+        """The same as `pack` of what is not divided, which spares a copy in every drift."""
+        parts = [self.network.pack(unknowns.rows)]
+        if self.network.bias:
+            parts.append(unknowns.bias)
+        if unknowns.diffusion is not None:
+            parts.append(unknowns.diffusion.ravel())
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def unknowns(self, y) -> Unknowns:
+        """Return the unknowns of a packed vector."""
         hidden, width = self.network.hidden, self.network.width
-        split = self.inputs.spikes.shape[0]
-        rows = split + self.inputs.bulk.shape[0]
+        rows = self.inputs.spikes.shape[0] + self.inputs.bulk.shape[0]
         modes = self.network.unpack(y[: rows * width], rows)
         rest = y[rows * width :]
         bias = rest[:hidden] if self.network.bias else jnp.zeros((hidden, *y.shape[1:]))
         added = rest[-(hidden**2) :].reshape(hidden, hidden) if self.diffusion else None
-        return State.from_rows(modes, split, bias, added)
+        return Unknowns(modes, bias, added)
 
 
 def equations_of(problem: Problem, bins=None, components=None, diffusion=False) -> Equations:
@@ -59,8 +66,10 @@ def equations_of(problem: Problem, bins=None, components=None, diffusion=False) 
 def vector_field(t, y, equations: Equations):
     """Return the drift of packed rows at time t."""
     rule = equations.rule
-    drift = rule.drift(equations.network, equations.inputs, equations.state(y), rule.factor(t))
-    return equations.pack(drift)
+    unknowns = equations.unknowns(y)
+    return equations.vector(
+        rule.drift(equations.network, equations.inputs, unknowns, rule.factor(t))
+    )
 
 
 def max_norm(y):

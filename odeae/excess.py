@@ -9,11 +9,11 @@ from odeae.autoencoder import Autoencoder
 from odeae.contractions import diagonal, mixed
 from odeae.precision import Real
 from odeae.spectrum import Leading
-from odeae.state import Inputs, State, total_overlaps
+from odeae.state import Inputs, Unknowns, total_overlaps
 
 
 def excess_error(
-    network: Autoencoder, inputs: Inputs, leading: Leading, state: State
+    network: Autoencoder, inputs: Inputs, leading: Leading, unknowns: Unknowns
 ) -> Float[Real, "*lanes"]:
     """e − e_PCA of rank K (docs/theory.md §8), to the rounding of itself and not of e.
 
@@ -25,11 +25,10 @@ def excess_error(
 
     and half of what other modes than spikes would add to the K largest eigenvalues.
     """
-    total, b = total_overlaps(state, inputs), state.bias if network.bias else None
-    q, rows = diagonal(total.Q1), state.rows()
+    total, b = total_overlaps(unknowns, inputs), unknowns.bias if network.bias else None
+    q, rows, rho = diagonal(total.Q1), unknowns.rows, inputs.rho
     c = mean_slope(network.activation, q, b)
     w, u = c[None] * rows.encoder, rows.decoder
-    rho = jnp.concatenate([inputs.spikes, inputs.bulk])
     places = np.arange(rho.shape[0]).reshape(-1, 1, *[1] * (rho.ndim - 1))
     wanted = jnp.asarray(places == leading.index[None], float)  # δ_nσ for σ in T
     led = jnp.take_along_axis(w, leading.index[:, None], axis=0)

@@ -34,9 +34,9 @@ QUANTITIES = ("error", "excess", "error_clean", "Q1", "R1", "T1", "T0", "Q0", "b
 NUMBERS = 4096
 FEWEST_SLOTS, MOST_SLOTS = 16, 64
 ROUND = 8  # steps that all slots try for one round of diffrax's own book-keeping
-# Rounds that lanes take together before they queue: a first step passes many times (they are
-# usually spaced evenly in log t), and to save them costs the same for one lane or all.
-FIRST_ROUNDS = 3
+# Rounds that lanes take together, unless one ends, before they queue: to save a time costs the same
+# for one lane or all, and early steps pass many (they are usually spaced evenly in log t).
+FIRST_ROUNDS = 16
 IN_WORK = -1  # beside the values of `Status`
 # A lane that after so many steps has more than so many before it, by its own step, is stiff. It
 # keeps all slots waiting at the end: it's better off alone, or with an implicit solver.
@@ -90,8 +90,8 @@ def _field(_, y, here: Here):
     equations, rule, factor = here.equations, here.equations.rule, 1.0
     if rule.schedule is not None:
         factor = jax.vmap(lambda schedule, t: schedule(t), in_axes=(-1, 0))(rule.schedule, here.t)
-    state = equations.state(y)
-    return equations.pack(rule.drift(equations.network, equations.inputs, state, factor))
+    unknowns = equations.unknowns(y)
+    return equations.vector(rule.drift(equations.network, equations.inputs, unknowns, factor))
 
 
 def _controller(rtol, atol, schedule, end):
@@ -140,7 +140,10 @@ class Lanes(diffrax.AbstractSolver):
             slots: Slots = solver_state._replace(work=work)
         if slots.lanes is not None:
             y, slots = _serve(y, slots)
-        done = jnp.all(slots.work.status != IN_WORK)
+            done = jnp.all(slots.work.status != IN_WORK)
+        else:  # the first that ends, ends the rounds together
+            begun = solver_state.work.status == IN_WORK
+            done = ~jnp.any(begun) | jnp.any(begun & (slots.work.status != IN_WORK))
         # Of the results that end a solve, events are found outside of the solver alone.
         results = diffrax.RESULTS
         result = results.where(done, results.max_steps_reached, results.successful)
@@ -201,6 +204,8 @@ class Lanes(diffrax.AbstractSolver):
                 y1 = _advanced(y, h, row, stages)
                 stages.append(terms.vf(0.0, y1, Here(lane.equations, lane.t + c * h)))
             return y1, stages
+        # For a single lane a loop is as fast as six copies, and compiles in a third of the time; 64
+        # lanes would be slower by a seventh.
         count = len(tableau.c)
         matrix = jnp.asarray([np.pad(row, (0, count - len(row))) for row in tableau.a_lower])
 
@@ -418,7 +423,7 @@ def solve_lanes(
     slots = _slots(equations, n) if slots is None else min(n, slots)
 
     def measure(equations, y):
-        return quantities(names, equations, equations.state(y))
+        return quantities(names, equations, y)
 
     with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
         y, lanes = jax.vmap(
@@ -446,14 +451,18 @@ def solve_lanes(
         y, lanes = jax.tree.map(
             joined, jax.lax.map(first_rounds, jax.tree.map(grouped, (y, lanes)))
         )
+        # Long ones first, so that no slot works alone at the end; those that have ended, last.
+        ahead = jnp.where(lanes.status == IN_WORK, (times[-1] - lanes.t) / lanes.dt, -1.0)
+        order = jnp.argsort(-ahead)
+        y, lanes = _columns((y, lanes), order)
         number = jnp.arange(slots)
         queue = Slots(_columns(lanes, number), number, y, lanes, jnp.asarray(slots))
         _, queue = _solve(pair, measure, y[:, number], queue, common, 1e15)
     assert queue.lanes is not None
-    rows, lanes = _columns((queue.rows, queue.lanes), np.arange(n))
+    rows, lanes = _columns((queue.rows, queue.lanes), jnp.argsort(order)[:n])
     values = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), lanes.measured)
     with jax.numpy_rank_promotion("allow"):
-        final = quantities(("excess",), equations, equations.state(rows))["excess"]
+        final = quantities(("excess",), equations, rows)["excess"]
     return values, jnp.where(lanes.status == Status.OK, final, jnp.nan), lanes.status, lanes.t
 
 
@@ -497,13 +506,15 @@ def _slots(equations: Equations, n: int) -> int:
     return min(MOST_SLOTS, max(FEWEST_SLOTS, 1 << (fit.bit_length() - 1)))
 
 
-def quantities(names: tuple[str, ...], equations: Equations, state: State) -> dict[str, Real]:
-    """The error and what else `names` says, of one problem or of lanes."""
-    values = named_quantities(names, equations, total_overlaps(state, equations.inputs), state.bias)
+def quantities(names: tuple[str, ...], equations: Equations, y: Real) -> dict[str, Real]:
+    """The error and what else `names` says at rows y, of one problem or of lanes."""
+    unknowns = equations.unknowns(y)
+    total = total_overlaps(unknowns, equations.inputs)
+    values = named_quantities(names, equations, total, unknowns.bias)
     if "excess" in names:
         assert equations.leading is not None
         values["excess"] = excess_error(
-            equations.network, equations.inputs, equations.leading, state
+            equations.network, equations.inputs, equations.leading, unknowns
         )
     return values
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from odeae.activations import mean_slope
 from odeae.checks import array, finite, flag, numbers, save_times
 from odeae.initial import check_weights
-from odeae.plotting import _MARKERS, _axes
+from odeae.plotting import _MARKERS, _axes, _log
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, sizes
 from odeae.trajectory import Checkpoint, Trajectory
@@ -294,7 +294,7 @@ def plot_mode_dynamics(
     times = np.concatenate([np.asarray(part.times) for part in dynamics])
     positive = times[times > 0]
     if positive.size and times.max() > 20.0 * positive.min():
-        ax.set_xscale("log")
+        _log(ax, "x")
         ax.set_xlim(positive.min(), times.max())
     ax.axhline(1.0, color="0.55", lw=0.7, ls=(0, (4, 3)), zorder=1)
     ax.set_xlabel("time  t = steps / D")

@@ -20,7 +20,7 @@ from odeae.equations import (
 )
 from odeae.excess import excess_error
 from odeae.lanes import in_lanes, named_quantities, solve_lane
-from odeae.precision import Real, in_float64, is_traced
+from odeae.precision import Real, in_float64, is_traced, to_numpy
 from odeae.problem import Problem, check_state, leading_spikes
 from odeae.rosenbrock import Rodas4
 from odeae.rules import generalisation_error
@@ -61,7 +61,7 @@ class Solution(NamedTuple):
 
 def _measure(equations: Equations, y) -> tuple:
     """What a Solution begins with, at rows y; but for densities also of lanes."""
-    state = equations.state(y)
+    state, inputs = equations.state(y), equations.inputs
     saved = along = None
     if equations.bins is not None:
         saved = densities(state, equations.bins, equations.network.width)
@@ -71,11 +71,11 @@ def _measure(equations: Equations, y) -> tuple:
         along = Components(*(jnp.take_along_axis(x, which, axis=0) for x in (w, u)))
     above = jnp.nan
     if equations.leading is not None:
-        above = excess_error(equations.network, equations.inputs, equations.leading, state)
-    parameters = order_parameters(state, equations.inputs)
-    error = generalisation_error(
-        equations.network, parameters.total(), state.bias, equations.inputs.trace
-    )
+        above = excess_error(
+            equations.network, equations.inputs, equations.leading, equations.unknowns(y)
+        )
+    parameters = order_parameters(state, inputs)
+    error = generalisation_error(equations.network, parameters.total(), state.bias, inputs.trace)
     return parameters, state.bias, saved, along, error, above
 
 
@@ -89,7 +89,7 @@ def _measured(equations: Equations, saved, reached, status, stop_time, last) -> 
 
     if _is_small(last):  # nothing is computed from what was not reached: its derivative is NaN
         saved = jax.vmap(lambda y: _measure(equations, y))(where_reached(saved, 0.0))
-    return Solution(*where_reached(saved, jnp.nan), status, stop_time, last)
+    return Solution._make([*where_reached(saved, jnp.nan), status, stop_time, last])
 
 
 def _is_small(y0) -> bool:
@@ -106,7 +106,7 @@ def _whole(t, y, equations: Equations):
 
 
 def _stop(t, y, equations: Equations, **kwargs):
-    q = field_variances(equations.state(y), equations.inputs)
+    q = field_variances(equations.unknowns(y), equations.inputs)
     # A step can't end where the averages are not resolved, so stop just before.
     return ~equations.network.activation.resolves(1.001 * q) | is_huge(y)
 
@@ -291,7 +291,7 @@ def _solved(
     budget = explicit_steps(equations, max_steps)
     if solver is not None or is_traced(given):
         return by(EXPLICIT if solver is None else solver, max_steps)
-    # With biases, one kernel takes up to a minute to compile.
+    # With biases, one kernel compiles twice as long, and ReLU gains nothing by it.
     small = in_lanes(equations, EXPLICIT) and not equations.network.bias
     if small and all(x is None for x in (equations.bins, adjoint, progress)):
         done, name = _solve_as_lane(*given, np.asarray(budget)), type(EXPLICIT).__name__
@@ -339,6 +339,9 @@ def predict(
 
     Source: docs/theory.md §4 and §5 (Refinetti & Goldt 2022).
     """
+    # What is checked and made here, outside of double precision, must be NumPy's.
+    if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((problem, state))):
+        problem, state = to_numpy((problem, state))
     check_state(problem, state)
     if diffusion and (reason := refusal(problem.autoencoder)):
         raise ValueError(reason)
@@ -362,7 +365,7 @@ def predict(
         adjoint, diffrax.TqdmProgressMeter() if progress else None,
     )  # fmt: skip
     status, stop_time = done.status, done.stop_time
-    if is_traced(status):  # a batch must not copy a basis for every lane
+    if is_traced((status, done.error)):  # a batch must not copy a basis for every lane
         spectrum = _without_basis(problem.spectrum)
         problem = eqx.tree_at(lambda p: p.spectrum, problem, spectrum)
     elif throw and (ended := Status(int(status))) is not Status.OK:

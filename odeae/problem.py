@@ -81,7 +81,8 @@ class Problem(eqx.Module):
         """d(state)/dt at t = steps/D, which matters only to a learning-rate schedule."""
         check_state(self, state)
         factor = self.rule.factor(scalar("t", t, at_least=0.0))
-        return self.rule.drift(self.autoencoder, self.inputs, state, factor)
+        drift = self.rule.drift(self.autoencoder, self.inputs, state.unknowns(), factor)
+        return drift.state(self.spectrum.spikes.shape[0])
 
 
 def sizes(problem: Any) -> tuple[Spectrum, int]:

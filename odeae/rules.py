@@ -16,7 +16,7 @@ from odeae.contractions import diagonal, lower, mixed, on_diagonal
 from odeae.diffusion import gradient_covariance
 from odeae.precision import Real, in_float64, is_traced
 from odeae.schedules import as_schedule
-from odeae.state import Inputs, Modes, Overlaps, State, total_overlaps
+from odeae.state import Inputs, Modes, Overlaps, Unknowns, total_overlaps
 from odeae.words import one_of
 
 
@@ -71,8 +71,10 @@ class AbstractRule(eqx.Module):
             return pairs
         return lower(pairs) if self.feedback == "lower" else jnp.zeros_like(pairs)
 
-    def drift(self, network: Autoencoder, inputs: Inputs, state: State, factor: Any = 1.0) -> State:
-        """Return d(state)/dt: the equations of motion of docs/theory.md §4 and §5.
+    def drift(
+        self, network: Autoencoder, inputs: Inputs, unknowns: Unknowns, factor: Any = 1.0
+    ) -> Unknowns:
+        """Return d(unknowns)/dt: the equations of motion of docs/theory.md §4 and §5.
 
         dw = η_w [ρ̃ c u + ρ̃_in ((2 c_q R − Σ_a m T0 S) w − Σ_a m T0 P w_a)] − κ w
         du = η_v [ρ̃ c w − Σ_a m G u_a] − κ u,  db = η_b [c_b R − Σ_a m T0 B]
@@ -81,13 +83,12 @@ class AbstractRule(eqx.Module):
         decoder part plus s times their encoder part. For SGD with the full gradient, neither
         truncated nor with decay, these are minus the rates times ∂e/∂(w, u, b) (∂e/∂u if tied).
         """
-        rows = state.rows()
-        w, u = rows.encoder, rows.decoder
-        rho = jnp.concatenate([inputs.spikes, inputs.bulk])[:, None]
+        rows, bias, added = unknowns
+        w, u, rho = rows.encoder, rows.decoder, inputs.rho[:, None]
         lr_w, lr_u, lr_b, lr_0 = (factor * rate for rate in self.rates(network))
-        total = total_overlaps(state, inputs)
+        total = total_overlaps(unknowns, inputs)
         q, R = diagonal(total.Q1), jnp.sum(rho * u * w, axis=0)  # of R1 the diagonal alone
-        b = state.bias if network.bias else None
+        b = bias if network.bias else None
         T0 = self.seen(total.T0)
 
         def pairs():
@@ -116,13 +117,12 @@ class AbstractRule(eqx.Module):
         else:
             dw = encoder - self.weight_decay * w
             du = decoder - self.weight_decay * u
-        db = lr_b * back if network.bias else 0.0 * state.bias
-        added = state.diffusion
+        db = lr_b * back if network.bias else 0.0 * bias
         if added is not None:  # the same map as dw, and what the steps of SGD make anew
             A = inputs.noise * to_w - self.weight_decay * jnp.eye(network.hidden)
-            made = gradient_covariance(network, total, state.bias, T0)
+            made = gradient_covariance(network, total, bias, T0)
             added = A @ added + added @ A.T + lr_w**2 * inputs.noise * made
-        return State.from_rows(Modes(dw, du, output), inputs.spikes.shape[0], db, added)
+        return Unknowns(Modes(dw, du, output), db, added)
 
     @in_float64
     def update(

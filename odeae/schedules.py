@@ -140,10 +140,12 @@ def longest_step(schedule: Any, end: Any) -> Any:
 
 def check_schedule(schedule: Any, end: Any) -> None:
     """Raise `ValueError` for a function that is negative, not finite or no number in 0 … `end`."""
-    if type(schedule) not in SCHEDULES.values():  # those were checked when they were made
+    known = type(schedule) in SCHEDULES.values()  # those were checked when they were made
+    if schedule is not None and not known:
         largest_factor(schedule, end)
 
 
+@in_float64
 def largest_factor(schedule: Any, end: Any) -> float:
     """Largest factor over 0 ≤ t ≤ `end`, on a fine grid; 1 for what is traced.
 

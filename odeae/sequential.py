@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from odeae.checks import whole
-from odeae.plotting import _COLOURS, _axes, _draw_levels
+from odeae.plotting import _COLOURS, _axes, _draw_levels, _log
 from odeae.precision import is_traced
 from odeae.trajectory import Status, Trajectory
 
@@ -244,14 +244,14 @@ def _limits(ax: Any, times: np.ndarray, excess: np.ndarray, rungs: np.ndarray) -
     """Logarithmic axes where there is something to see on them."""
     first = times[times > 0][0]
     if times[-1] > 20.0 * first:
-        ax.set_xscale("log")
+        _log(ax, "x")
         times, excess = times[times >= first], excess[times >= first]
     ax.set_xlim(times[0], times[-1])
     top, bottom = max(excess.max(), rungs[0]), excess.min()
     # A linear network's excess falls without end: what is far below the last rung isn't shown.
     shown = max(bottom, 0.02 * rungs[rungs > 1e-4 * rungs[0]][-1])
     if top > 20.0 * shown:
-        ax.set_yscale("log")
+        _log(ax, "y")
         ax.set_ylim(shown * (shown / top) ** 0.12, top * (top / shown) ** 0.12)
     else:
         margin = 0.12 * (top - bottom)

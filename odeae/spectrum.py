@@ -317,7 +317,7 @@ def bulk_rows(spectrum: Spectrum, width: int) -> tuple[int, ...]:
 
 
 def bulk_eigenvalues(spectrum: Spectrum, width: int) -> Float[Real, " rows"]:
-    """Scaled eigenvalue ρ̃ = ρ/D of so many rows of every bin, or of all its modes."""
+    """Scaled eigenvalue ρ̃ = ρ/D of every row of the bulk, at most `width` of each bin."""
     rows = bulk_rows(spectrum, width)
     return spectrum.bulk[np.repeat(np.arange(len(rows)), rows)] / spectrum.dim
 

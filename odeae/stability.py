@@ -22,7 +22,7 @@ from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, sizes
 from odeae.rules import Hebb, Sanger, generalisation_error
 from odeae.spectrum import bulk_rows
-from odeae.state import Modes, State, field_variances, total_overlaps
+from odeae.state import Modes, State, Unknowns, field_variances, total_overlaps
 
 # A Jacobian of this many rows takes 130 MB; its factorisation some seconds.
 _LARGEST = 4096
@@ -248,10 +248,10 @@ def _search(equations: Equations, state: State, moves, tolerance, max_steps: int
 @eqx.filter_jit
 def _linearise(equations: Equations, y, wide: Equations):
     """Error, drift and Jacobian at a point, the last with a row of zeros for each bin."""
-    state, inputs = equations.state(y), equations.inputs
-    total = total_overlaps(state, inputs)
-    error = generalisation_error(equations.network, total, state.bias, inputs.trace)
-    q = field_variances(state, inputs)
+    unknowns, inputs = equations.unknowns(y), equations.inputs
+    total = total_overlaps(unknowns, inputs)
+    error = generalisation_error(equations.network, total, unknowns.bias, inputs.trace)
+    q = field_variances(unknowns, inputs)
     resolved = equations.network.activation.resolves(q) | ~jnp.all(jnp.isfinite(q))
     more = wide.inputs.bulk.shape[0] - inputs.bulk.shape[0]
 
@@ -262,7 +262,7 @@ def _linearise(equations: Equations, y, wide: Equations):
         drift = _drift(y, wide)
         return drift, drift
 
-    y = wide.pack(State(state.spikes, jax.tree.map(padded, state.bulk), state.bias))
+    y = wide.vector(Unknowns(jax.tree.map(padded, unknowns.rows), unknowns.bias))
     jacobian, drift = jax.jacfwd(with_value, has_aux=True)(y)
     return error, drift, resolved, jacobian
 

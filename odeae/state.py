@@ -29,6 +29,11 @@ class Inputs(NamedTuple):
     trace: Real
     dim: Real
 
+    @property
+    def rho(self) -> Real:
+        """ρ̃ of all rows, spikes first."""
+        return jnp.concatenate([self.spikes, self.bulk])
+
 
 class Modes(eqx.Module):
     """Encoder rows w and decoder rows u of N modes, each (N, K) (docs/theory.md §2).
@@ -55,6 +60,10 @@ class State(eqx.Module):
     bias: Batched
     diffusion: Batched | None = None
 
+    def unknowns(self) -> "Unknowns":
+        """The same with the rows of spikes and bulk in one."""
+        return Unknowns(self.rows(), self.bias, self.diffusion)
+
     @classmethod
     def from_rows(
         cls,
@@ -71,6 +80,18 @@ class State(eqx.Module):
     def rows(self) -> Modes:
         """All rows, spikes first: the drift is the same for both."""
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), self.spikes, self.bulk)
+
+
+class Unknowns(NamedTuple):
+    """A state whose rows are not divided, spikes first: what the equations of motion are about."""
+
+    rows: Modes
+    bias: Batched
+    diffusion: Batched | None = None
+
+    def state(self, spikes: int) -> State:
+        """State of these, the first `spikes` rows of which are spikes."""
+        return State.from_rows(self.rows, spikes, self.bias, self.diffusion)
 
 
 class OutputOverlaps(eqx.Module):
@@ -151,25 +172,23 @@ def order_parameters(state: State, inputs: Inputs) -> OrderParameters:
     """Order parameters of a state, split into spikes and bulk."""
     spikes = overlaps(state.spikes, inputs.spikes, inputs)
     bulk = overlaps(state.bulk, inputs.bulk, inputs)
-    return OrderParameters(spikes, _with_diffusion(bulk, state, inputs))
+    return OrderParameters(spikes, _with_diffusion(bulk, state.diffusion, inputs))
 
 
-def total_overlaps(state: State, inputs: Inputs) -> Overlaps:
+def total_overlaps(unknowns: Unknowns, inputs: Inputs) -> Overlaps:
     """`order_parameters(...).total()`, at half the cost: that of all rows at once."""
-    rho = jnp.concatenate([inputs.spikes, inputs.bulk])
-    return _with_diffusion(overlaps(state.rows(), rho, inputs), state, inputs)
+    total = overlaps(unknowns.rows, inputs.rho, inputs)
+    return _with_diffusion(total, unknowns.diffusion, inputs)
 
 
-def field_variances(state: State, inputs: Inputs) -> Float[Real, " hidden"]:
+def field_variances(unknowns: Unknowns, inputs: Inputs) -> Float[Real, " hidden"]:
     """The diagonal of Q1, at the cost of a vector."""
-    rho = jnp.concatenate([inputs.spikes, inputs.bulk])
-    q = (rho + inputs.noise) @ jnp.square(state.rows().encoder)
-    return q if state.diffusion is None else q + inputs.noise * jnp.diagonal(state.diffusion)
+    q, added = (inputs.rho + inputs.noise) @ jnp.square(unknowns.rows.encoder), unknowns.diffusion
+    return q if added is None else q + inputs.noise * jnp.diagonal(added)
 
 
-def _with_diffusion(part: Overlaps, state: State, inputs: Inputs) -> Overlaps:
+def _with_diffusion(part: Overlaps, added: Batched | None, inputs: Inputs) -> Overlaps:
     """Add what the noise of the steps left in the bulk, where ρ̃_in = s²/D up to O(1/D)."""
-    added = state.diffusion
     if added is None:
         return part
     values = (part.Q1 + inputs.noise * added, part.Q0 + added / inputs.dim)

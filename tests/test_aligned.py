@@ -16,6 +16,7 @@ from odeae import aligned
 from odeae.aligned import best_decoder, predict_aligned, residual
 from odeae.excess import excess_error
 from odeae.power_laws import local_slopes
+from odeae.spectrum import leading_modes
 
 SPECTRUM = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim=50)
 ONE = odeae.Spectrum.spiked([1.0], dim=1000, bulk=0.0)
@@ -164,7 +165,7 @@ def full_and_reduced(p, bias=0.4):
 
 def full_excess(p, state):
     leading = leading_modes(p.spectrum, p.autoencoder.hidden)
-    return excess_error(p.autoencoder, p.inputs, leading, state)
+    return excess_error(p.autoencoder, p.inputs, leading, state.unknowns())
 
 
 @pytest.mark.parametrize(

@@ -172,11 +172,12 @@ def test_drift_and_error_of_lanes_are_those_of_each(build):
 
     def both(equations, state, factor):
         network, inputs = equations.network, equations.inputs
-        total = total_overlaps(state, inputs)
+        unknowns = state.unknowns()
+        total = total_overlaps(unknowns, inputs)
         error = generalisation_error(network, total, state.bias, inputs.trace)
         y = equations.pack(state)
         again = equations.pack(equations.state(y))
-        return equations.rule.drift(network, inputs, state, factor), total, error, y - again
+        return equations.rule.drift(network, inputs, unknowns, factor), total, error, y - again
 
     together = jax.jit(both, compiler_options=FAST)(equations, states, factor)
     each = jax.vmap(both, in_axes=-1, out_axes=-1)
@@ -191,7 +192,7 @@ def test_drift_and_error_of_lanes_are_those_of_each(build):
 
 # ------------------------------------------------------------------------------ arcsine
 
-SINES = [0.0, 1e-300, 1e-9, 0.3, -0.3, 0.5, 0.9, -0.999, 1 - 1e-9, 1 - 1e-16, -(1 - 1e-16), 1.0, -1]
+SINES = [0.0, 1e-290, 1e-9, 0.3, -0.3, 0.5, 0.9, -0.999, 1 - 1e-9, 1 - 1e-16, -(1 - 1e-16), 1.0, -1]
 
 
 @pytest.mark.parametrize("norm", [1.0, 1e-8, 3e12])
@@ -307,7 +308,7 @@ def _alone(equations, state, times, rtol):
             diffrax.SubSaveAt(steps=True, fn=lambda *_: jnp.zeros(())),
         ]),
     )  # fmt: skip
-    values = jax.vmap(lambda y: lanes.quantities(NAMES, equations, equations.state(y)))
+    values = jax.vmap(lambda y: lanes.quantities(NAMES, equations, y))
     return solution.ts[1], values(solution.ys[0]), solution.stats
 
 
@@ -420,7 +421,7 @@ def test_lanes_that_fill_up_are_not_solved_and_change_nothing(base, solved, coun
 # ------------------------------------------------------------------------------ fate
 
 
-@pytest.mark.parametrize("max_steps", [1, 8, 9, 24, 25])  # 8 a round, 24 before the queue
+@pytest.mark.parametrize("max_steps", [1, 8, 9, 128, 129])  # 8 a round, 128 before the queue
 def test_a_budget_is_counted_in_steps_and_keeps_the_curve_before(base, solved, max_steps):
     whole, (values, status, stop_time) = solved[0], run(base, max_steps=max_steps)
     assert np.all(status == Status.BUDGET)

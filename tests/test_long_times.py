@@ -12,6 +12,7 @@ from odeae.activations import nonlinear_overlap
 from odeae.excess import excess_error
 from odeae.prediction import EXPLICIT_STEPS
 from odeae.rosenbrock import Rodas4
+from odeae.spectrum import leading_modes
 from odeae.trajectory import Status
 
 mp.mp.dps = 60
@@ -26,7 +27,7 @@ def one_mode():
 
 def excess_of(problem, state):
     leading = leading_modes(problem.spectrum, problem.autoencoder.hidden)
-    return float(excess_error(problem.autoencoder, problem.inputs, leading, state))
+    return float(excess_error(problem.autoencoder, problem.inputs, leading, state.unknowns()))
 
 
 def exactly(rho, multiplicity, w, u, rank):

@@ -49,6 +49,10 @@ def test_concrete_results_are_numpy_float64_arrays():
 import json
 {SETUP}
 power = Spectrum.power_law(10**9, 1.2)
+tied = Problem(spectrum, Autoencoder(2, tied=True, gain=1.3))
+with jax.enable_x64(True):
+    theirs = jax.tree.map(jnp.asarray, (tied, random_state(tied)))
+curve = predict(*theirs, [1.0])
 results = {{
     "spectrum": spectrum, "power law": power, "PCA": power.pca_errors(3),
     "level": spectrum.pca_error(1), "from jax": Spectrum.from_eigenvalues(jnp.array([2.0, 1.0])),
@@ -56,6 +60,7 @@ results = {{
     "weights": state_from_weights(problem, W, jnp.asarray(W)),
     "drawn": draw_weights(problem, state), "error": problem.error(state),
     "drift": problem.drift(state), "order parameters": problem.order_parameters(state),
+    "curve": (curve.error, curve.problem, curve.initial),
     "averages": Erf().averages(np.eye(2)), "cdf": bvn_cdf(0.1, 0.2, 0.3), "rates": SGD(lr=1 / 3).lr,
 }}
 kinds = {{
@@ -63,18 +68,21 @@ kinds = {{
     for name, tree in results.items()
 }}
 print(json.dumps([kinds, float(SGD(lr=1 / 3).lr), float(problem.error(state)),
-                  jax.config.jax_enable_x64]))
+                  float(curve.error[0]), jax.config.jax_enable_x64]))
 """
-    kinds, third, error, x64 = json.loads(plain.run(script))
+    kinds, third, error, tied_error, x64 = json.loads(plain.run(script))
     for name, kind in kinds.items():
         assert kind == ["numpy float64"], name
     assert third == 1 / 3  # not its float32 rounding
     assert x64 is False
 
-    from odeae import Autoencoder, Problem, Spectrum, random_state
+    from odeae import Autoencoder, Problem, Spectrum, predict, random_state
 
     problem = Problem(Spectrum.spiked([1.0, 0.5], dim=10), Autoencoder(2, "erf"))
     np.testing.assert_allclose(error, problem.error(random_state(problem)), rtol=1e-14)
+    tied = Problem(problem.spectrum, Autoencoder(2, tied=True, gain=1.3))
+    want = predict(tied, random_state(tied), [1.0]).error[0]
+    np.testing.assert_allclose(tied_error, want, rtol=1e-14)  # whatever arrays the user's are
 
 
 TRACED = [
@@ -92,6 +100,8 @@ TRACED = [
     "jax.grad(problem.error)(state)",
     "jax.jit(lambda state: problem.drift(state))(state)",
     "jax.jit(Erf().averages)(np.eye(2))",
+    "jax.grad(lambda state: predict(problem, state, [1.0]).error[0])(state)",
+    "jax.jit(lambda: predict(problem, state, [1.0]).error)()",
 ]
 
 

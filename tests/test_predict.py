@@ -233,6 +233,7 @@ def final_error(parameters, activation, bias, rtol=1e-9, adjoint=None):
     ("activation", "bias"),
     [
         ("erf", False),
+        ("linear", False),
         pytest.param("erf", True, marks=pytest.mark.slow),
         pytest.param("relu", True, marks=pytest.mark.slow),
     ],

@@ -377,9 +377,7 @@ def test_initial_scales_and_biases_may_be_traced():
 
 SETUP = """
 import numpy as np
-from odeae.spectrum import bulk_rows
 from odeae import Autoencoder, Problem, SGD, Spectrum, State, Modes
-from odeae.spectrum import bulk_rows
 from odeae import aligned_state, draw_weights, random_state, state_from_weights
 nan, inf = np.nan, np.inf
 spectrum = Spectrum.spiked([1.0, 0.5], dim=10)
