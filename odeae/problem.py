@@ -65,7 +65,7 @@ class Problem(eqx.Module):
     def order_parameters(self, state: State) -> OrderParameters:
         """Order parameters of a state, split into spikes and bulk."""
         check_state(self, state)
-        return order_parameters(state, self.inputs)
+        return _order_parameters(state, self.inputs)
 
     @in_float64
     def error(self, state: State) -> Float[Real, ""]:
@@ -73,16 +73,31 @@ class Problem(eqx.Module):
 
         For plain SGD at rate 1 without decay, its gradient is minus the drift.
         """
-        total = self.order_parameters(state).total()
-        return generalisation_error(self.autoencoder, total, state.bias, self.spectrum.trace)
+        check_state(self, state)
+        return _error(self.autoencoder, self.inputs, state)
 
     @in_float64
     def drift(self, state: State, t: Any = 0.0) -> State:
         """d(state)/dt at t = steps/D, which matters only to a learning-rate schedule."""
         check_state(self, state)
-        factor = self.rule.factor(scalar("t", t, at_least=0.0))
-        drift = self.rule.drift(self.autoencoder, self.inputs, state.unknowns(), factor)
-        return drift.state(self.spectrum.spikes.shape[0])
+        t = scalar("t", t, at_least=0.0)
+        return _drift(self.rule, self.autoencoder, self.inputs, state, t)
+
+
+# Compiled: operation by operation each of them takes seconds the first time.
+_order_parameters = eqx.filter_jit(order_parameters)
+
+
+@eqx.filter_jit
+def _error(network, inputs, state):
+    total = order_parameters(state, inputs).total()
+    return generalisation_error(network, total, state.bias, inputs.trace)
+
+
+@eqx.filter_jit
+def _drift(rule, network, inputs, state, t):
+    drift = rule.drift(network, inputs, state.unknowns(), rule.factor(t))
+    return drift.state(inputs.spikes.shape[0])
 
 
 def sizes(problem: Any) -> tuple[Spectrum, int]:

@@ -27,6 +27,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    # The longest file first, so that no worker is left alone with it at the end.
+    items.sort(key=lambda item: item.path.name != "test_validation.py")
     if config.getoption("--slow"):
         return
     for item in items:

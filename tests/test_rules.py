@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -423,7 +424,10 @@ def test_relu_networks_learn_half_then_all_but_one_then_all_components(hidden):
     found = []
     for parts in ({}, {"bias": True}, {"bias": True, "output_bias": True}):
         p = odeae.Problem(spectrum, odeae.Autoencoder(hidden, "relu", **parts))
-        end = odeae.predict(p, odeae.random_state(p), [3e3], max_steps=10**6)
+        # Of its own choice it would change to another in the last, and compile that too.
+        end = odeae.predict(
+            p, odeae.random_state(p), [3e3], max_steps=10**6, solver=diffrax.Tsit5()
+        )
         found.append(end.error[-1])
     half, trained, output = found
     levels = spectrum.pca_errors(hidden)

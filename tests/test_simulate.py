@@ -150,9 +150,14 @@ def test_the_start_is_the_state():
     ("activation", "bias", "rates"),
     [
         ("erf", False, dict(lr_encoder=2.0)),
-        ("relu", True, dict(lr_encoder=1.5, lr_decoder=0.7, lr_bias=1.0, weight_decay=0.05)),
         ("linear", True, dict(weight_decay=0.02)),
-        ("tanh", False, dict()),
+        pytest.param(
+            "relu",
+            True,
+            dict(lr_encoder=1.5, lr_decoder=0.7, lr_bias=1.0, weight_decay=0.05),
+            marks=pytest.mark.slow,  # the quick validation matrix has both, too
+        ),
+        pytest.param("tanh", False, dict(), marks=pytest.mark.slow),
     ],
 )
 def test_every_activation_follows_its_theory(activation, bias, rates):

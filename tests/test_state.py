@@ -274,11 +274,10 @@ def test_drift_is_minus_the_gradient_of_the_error(activation, bias):
     rule = SGD(lr_encoder=0.7, lr_decoder=1.4, lr_bias=0.3)
     ae = problem(spectrum, activation, bias, 3, rule)
 
+    @jax.jit  # operation by operation it would take longer
     def both(state):
         return ae.drift(state), jax.grad(ae.error)(state)
 
-    if activation == "tanh":
-        both = jax.jit(both)  # op by op is faster for closed forms, not for the loop of this one
     b = [0.4, -1.2, 0.7] if bias else 0.0
     states = [
         random_state(ae, 0.8, 3.0, bias=b),

@@ -43,7 +43,7 @@ def test_a_wrong_theory_deviates(monkeypatch):
     assert result.verdict == "deviates"
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("tanh", marks=pytest.mark.slow)])
 def test_diffusion_of_units_that_need_quadrature(activation):
     """One neuron at s² = D: SGD follows the theory with diffusion, and not that without."""
     dim, runs = 500, 40
