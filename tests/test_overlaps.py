@@ -253,7 +253,10 @@ SAVED = {
 }
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if "output bias" in n else []) for n in SAVED],
+)
 def test_files_hold_everything(name, tmp_path):
     p, own = SAVED[name]
     state = odeae.random_state(p, decoder_std=0.5, bias=0.2 if p.autoencoder.bias else 0.0)

@@ -137,8 +137,13 @@ OTHER_CASES = {
 CASES = SGD_CASES | OTHER_CASES
 
 
-def cases(some=CASES):
-    return pytest.mark.parametrize("case", some.values(), ids=list(some))
+def cases(some=CASES, slow=()):
+    """Every case, those named in `slow` only at the full size."""
+    each = [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in slow else [])
+        for name, case in some.items()
+    ]
+    return pytest.mark.parametrize("case", each)
 
 
 # ------------------------------------------------------------------------------ finite-D steps
@@ -278,7 +283,7 @@ def test_the_drift_is_minus_the_gradient_of_the_error(case):
     assert_allclose(drift.bias, -rates[2] * gradient.bias, atol=1e-10)
 
 
-@cases()
+@cases(slow=("tied, decoder", "tied, encoder, biases"))
 def test_agrees_with_the_integration_of_all_weights(case):
     got = odeae.predict(case.problem, case.state, TIMES, rtol=1e-9)
     exact = reference.integrate(case.activation, RHO, times=TIMES, **case.reference)
