@@ -400,7 +400,8 @@ def _solve(pair, measure, y, slots: Slots, common: Common, rounds) -> tuple[Real
     return solution.ys[0], solution.solver_state
 
 
-@eqx.filter_jit(compiler_options=VECTORS)
+# Equinox hands further arguments to `jax.jit`; its annotations leave them out.
+@eqx.filter_jit(compiler_options=VECTORS)  # pyright: ignore[reportCallIssue]
 def solve_lanes(
     equations: Equations,
     states: State,
