@@ -22,6 +22,7 @@ from odeae.excess import excess_error
 from odeae.lanes import in_lanes, named_quantities, solve_lane
 from odeae.precision import Real, in_float64, is_traced, to_numpy
 from odeae.problem import Problem, check_state, leading_spikes
+from odeae.resolvent import resolvent
 from odeae.rosenbrock import Rodas4
 from odeae.rules import generalisation_error
 from odeae.schedules import check_schedule, jump_times, longest_step
@@ -41,8 +42,6 @@ MAX_STEPS = 100_000
 # changing after about that cost, one pays at most twice what the better choice would have.
 EXPLICIT_STEPS = 10_000
 EXPLICIT = diffrax.Tsit5()
-# Above this size the matrices of an implicit step cost more than its length is worth.
-IMPLICIT_NUMBERS = 600
 
 
 class Solution(NamedTuple):
@@ -138,6 +137,8 @@ def solve_one(
 ) -> Solution:
     """Solve from rows y0 at t0 by diffrax; of `times` (T,), those before t0 are not reached."""
     schedule = equations.rule.schedule
+    if solver == Rodas4() and (how := resolvent(equations)):
+        solver = Rodas4(how)
     # The smallest step is only there to end a solve whose every step is NaN. Coefficients: at
     # equal error 15 % faster than diffrax's default, as hardly a step is rejected.
     controller = diffrax.PIDController(
@@ -272,9 +273,7 @@ def _without_basis(spectrum: Spectrum) -> Spectrum:
 
 def explicit_steps(equations: Equations, max_steps: int) -> int:
     """How many of `max_steps` the explicit solver has before an implicit one takes over."""
-    inputs = equations.inputs
-    numbers = (inputs.spikes.shape[0] + inputs.bulk.shape[0]) * equations.network.width
-    return min(max_steps, EXPLICIT_STEPS) if numbers <= IMPLICIT_NUMBERS else max_steps
+    return min(max_steps, EXPLICIT_STEPS) if resolvent(equations) else max_steps
 
 
 @in_float64
@@ -325,9 +324,10 @@ def predict(
     `times` (T,): steps/D, increasing, from 0 on. `rtol`, `atol`: tolerances per entry of the rows,
     in the largest norm; `atol` defaults to rtol × 0.1 × the smallest scale of the initial rows.
     `solver`: any diffrax ODE solver that estimates its error. By default Tsit5, for a single curve
-    up to 10,000 steps; where more are needed `Rodas4` goes on (unless the state has more than 600
-    numbers). Under a transformation it is Tsit5 alone: for long times give `odeae.Rodas4()`.
-    `max_steps`: of all solvers together, 100,000 by default. `densities`: also save the densities.
+    up to 10,000 steps; where more are needed `Rodas4` goes on (unless the problem is too large: 16
+    neurons and 1800 modes are not). Under a transformation it is Tsit5 alone: for long times give
+    `odeae.Rodas4()`. `max_steps`: of all solvers together, 100,000 by default. `densities`: also
+    save the densities.
     `diffusion`: also follow what the noise of SGD's steps adds to the encoder, which is of leading
     order where the input is corrupted at s² = O(D); without it that is the limit of small rates.
     `adjoint`: how to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`

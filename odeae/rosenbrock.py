@@ -1,11 +1,26 @@
 """Rodas, a stiff solver that needs no iterations, for the long valleys of these equations."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def whole_matrix(vf: Callable, t: Any, y: Any, args: Any, shift: Any) -> Callable:
+    """Return the map r ↦ (shift − J)⁻¹ r, by all of the Jacobian J of vf(t, y, args)."""
+    n = y.shape[-1]
+
+    def along(direction):  # of all systems at once, as none sees another
+        return jax.jvp(lambda y: vf(t, y, args), (y,), (jnp.broadcast_to(direction, y.shape),))[1]
+
+    jacobian = jnp.moveaxis(jax.vmap(along)(jnp.eye(n)), 0, -1)
+    diagonal = jnp.broadcast_to(shift * jnp.eye(n), jacobian.shape)
+    factors = jax.scipy.linalg.lu_factor(diagonal - jacobian)
+    return lambda r: jax.scipy.linalg.lu_solve(factors, r[..., None])[..., 0]
 
 
 class Rodas4(diffrax.AbstractAdaptiveSolver):
@@ -18,8 +33,13 @@ class Rodas4(diffrax.AbstractAdaptiveSolver):
     stages and error estimate come out of a linear solve that damps rounding like everything else
     off the valley. Saved times must be ends of steps.
 
+    `resolvent`: how its linear systems are solved, called as (vector field, t, y, args, shift) for
+    a function r ↦ (shift − J)⁻¹ r. `predict` replaces it by one that knows the equations.
+
     Source: Hairer & Wanner, Solving Ordinary Differential Equations II, §IV.7 and §VI.4.
     """
+
+    resolvent: Callable = eqx.field(static=True, default=whole_matrix)
 
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
@@ -43,28 +63,19 @@ class Rodas4(diffrax.AbstractAdaptiveSolver):
         """Take one step: (1/(γh) − J) U_i = f(t_i, Y_i) + Σ_j c_ij U_j/h + d_i h ∂f/∂t."""
         # 0 in lanes of a batch that are done: what isn't used must not make derivatives NaN
         h = jnp.where(t1 > t0, t1 - t0, 1.0)
-        n = y0.shape[-1]
 
         def change(t, y):
             return terms.vf(t, y, args)
 
-        def along(in_time, direction):  # of all systems at once, as none sees another
-            tangents = (in_time, jnp.broadcast_to(direction, y0.shape))
-            return jax.jvp(change, (t0, y0), tangents)[1]
-
-        eye = jnp.eye(1 + n)
-        slopes = jax.vmap(along)(eye[0], eye[:, 1:])  # by t, then by each unknown
-        jacobian = jnp.moveaxis(slopes[1:], 0, -1)
-        diagonal = jnp.broadcast_to(eye[1:, 1:], jacobian.shape) / (_GAMMA * h)
-        factors = jax.scipy.linalg.lu_factor(diagonal - jacobian)
+        in_time = jax.jvp(lambda t: change(t, y0), (t0,), (jnp.ones_like(t0),))[1]
+        solve = self.resolvent(terms.vf, t0, y0, args, 1.0 / (_GAMMA * h))
 
         def stage(i, stages):  # in a loop, which compiles the vector field once
             y = y0 + jnp.tensordot(jnp.asarray(_A)[i], stages, axes=1)
             right = change(t0 + jnp.asarray(_PLACES)[i] * h, y)
-            right = right + jnp.asarray(_SLOPES)[i] * h * slopes[0]
+            right = right + jnp.asarray(_SLOPES)[i] * h * in_time
             right = right + jnp.tensordot(jnp.asarray(_C)[i], stages, axes=1) / h
-            solved = jax.scipy.linalg.lu_solve(factors, right[..., None])[..., 0]
-            return stages.at[i].set(solved)
+            return stages.at[i].set(solve(right))
 
         stages = jax.lax.fori_loop(0, 6, stage, jnp.zeros((6, *y0.shape)))
         y1 = y0 + jnp.tensordot(jnp.asarray(_B), stages, axes=1)

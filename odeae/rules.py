@@ -1,7 +1,7 @@
 """Learning rules: one drift at D → ∞ and, beside it, the finite-D step that it is the limit of."""
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -39,6 +39,24 @@ def generalisation_error(
         t0, mean = total.output.T0, mean_output(network.activation, q, b)
         e = e + jnp.sum(t0[:-1] * mean, axis=0) + 0.5 * t0[-1]
     return e
+
+
+class MeanField(NamedTuple):
+    """All that one mode feels of the others: sums over modes (docs/theory.md §4).
+
+    `Q1`, `T0` (K, K); `R` (K,), the diagonal of R1; `output` (K,), T0_k0 of an output bias.
+    """
+
+    Q1: Real
+    T0: Real
+    R: Real
+    output: Real | None
+
+
+def mean_field(rows: Modes, rho: Real, total: Overlaps) -> MeanField:
+    """The mean field of rows with scaled eigenvalues `rho` and order parameters `total`."""
+    R = jnp.sum(rho[:, None] * rows.decoder * rows.encoder, axis=0)  # of R1 the diagonal alone
+    return MeanField(total.Q1, total.T0, R, None if total.output is None else total.output.T0[:-1])
 
 
 class AbstractRule(eqx.Module):
@@ -84,22 +102,45 @@ class AbstractRule(eqx.Module):
         truncated nor with decay, these are minus the rates times ∂e/∂(w, u, b) (∂e/∂u if tied).
         """
         rows, bias, added = unknowns
+        total = total_overlaps(unknowns, inputs)
+        field = mean_field(rows, inputs.rho, total)
+        moved, db, to_w = self.motion(network, inputs, rows, bias, field, factor)
+        if added is not None:  # the same map as dw, and what the steps of SGD make anew
+            A = inputs.noise * to_w - self.weight_decay * jnp.eye(network.hidden)
+            made = gradient_covariance(network, total, bias, self.seen(total.T0))
+            lr_w = factor * self.rates(network)[0]
+            added = A @ added + added @ A.T + lr_w**2 * inputs.noise * made
+        return Unknowns(moved, db, added)
+
+    def motion(
+        self,
+        network: Autoencoder,
+        inputs: Inputs,
+        rows: Modes,
+        bias: Float[Real, "hidden *lanes"],
+        field: MeanField,
+        factor: Any = 1.0,
+    ) -> tuple[Modes, Real, Real]:
+        """Return d(rows)/dt, d(bias)/dt in a given mean field, and the pairs that act on w.
+
+        Linear in the rows, and apart from the mean field none of them feels another.
+        """
         w, u, rho = rows.encoder, rows.decoder, inputs.rho[:, None]
         lr_w, lr_u, lr_b, lr_0 = (factor * rate for rate in self.rates(network))
-        total = total_overlaps(unknowns, inputs)
-        q, R = diagonal(total.Q1), jnp.sum(rho * u * w, axis=0)  # of R1 the diagonal alone
+        q, R = diagonal(field.Q1), field.R
         b = bias if network.bias else None
-        T0 = self.seen(total.T0)
+        T0 = self.seen(field.T0)
 
         def pairs():
             """Return all that concerns pairs, with the rates; rows, which are many, come later."""
-            a = network.activation.averages(total.Q1, b)
+            a = network.activation.averages(field.Q1, b)
             own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
             back = a.c_b * R - jnp.sum(T0 * a.B, axis=1)
             mean = None
-            if total.output is not None:
-                mean, T0_0 = mean_output(network.activation, q, b), total.output.T0[:-1]
-                own, back = own - T0_0 * a.c_b, back - T0_0 * a.c
+            if field.output is not None:
+                mean = mean_output(network.activation, q, b)
+                own = own - field.output * a.c_b
+                back = back - field.output * a.c
             pull, push = on_diagonal(own) - T0 * a.P, self.seen(a.G)
             return lr_w * a.c, lr_u * a.c, lr_w * pull, lr_u * push, back, mean
 
@@ -118,11 +159,7 @@ class AbstractRule(eqx.Module):
             dw = encoder - self.weight_decay * w
             du = decoder - self.weight_decay * u
         db = lr_b * back if network.bias else 0.0 * bias
-        if added is not None:  # the same map as dw, and what the steps of SGD make anew
-            A = inputs.noise * to_w - self.weight_decay * jnp.eye(network.hidden)
-            made = gradient_covariance(network, total, bias, T0)
-            added = A @ added + added @ A.T + lr_w**2 * inputs.noise * made
-        return Unknowns(Modes(dw, du, output), db, added)
+        return Modes(dw, du, output), db, to_w
 
     @in_float64
     def update(

@@ -2,6 +2,7 @@
 
 import diffrax
 import jax
+import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from numpy.testing import assert_allclose
 
 import odeae
 from odeae.activations import nonlinear_overlap
+from odeae.equations import equations_of, vector_field
 from odeae.excess import excess_error
 from odeae.prediction import EXPLICIT_STEPS
-from odeae.rosenbrock import Rodas4
+from odeae.resolvent import by_modes, resolvent
+from odeae.rosenbrock import Rodas4, whole_matrix
 from odeae.spectrum import leading_modes
 from odeae.trajectory import Status
 
@@ -165,6 +168,86 @@ def test_long_curves_of_many_modes_are_as_good_as_their_tolerance():
     assert_allclose(curve.excess, fine.excess, rtol=2e-5)
     assert np.all(np.diff(curve.excess) < 0)
     assert curve.excess[-1] < 1e-6 * curve.excess[0]
+
+
+def power_law(K, count, activation="erf", rule=None, noise=0.0, **network):
+    """A problem of which every mode is its own."""
+    spectrum = odeae.Spectrum.from_eigenvalues(count / np.arange(1, count + 1) ** 1.2, spikes=count)
+    ae = odeae.Autoencoder(K, activation, **network)
+    return odeae.Problem(spectrum, ae, rule, noise=noise)
+
+
+def started(problem):
+    tied = problem.autoencoder.tied
+    stds = {"decoder_std": 0.3} if tied else {"encoder_std": 0.2, "decoder_std": 0.3}
+    return problem, odeae.random_state(problem, **stds, seed=1)
+
+
+BOTH = {"bias": True, "output_bias": True}
+SYSTEMS = {
+    "untied": (3, 8, "erf"),
+    "all options": (2, 8, "erf", odeae.SGD(lr_encoder=0.3, weight_decay=0.01), 3.0, BOTH),
+    "relu": (2, 8, "relu", odeae.SGD(), 0.0, BOTH),
+    "tied": (2, 8, "erf", odeae.SGD(), 1.0, {"tied": True, "gain": 2.0, "output_bias": True}),
+    "truncated": (3, 8, "erf", odeae.SGD(truncated=True, schedule=odeae.CosineSchedule(50.0))),
+    "Sanger": (2, 8, "linear", odeae.Sanger(), 0.0, {"tied": True}),
+    "by quadrature": (2, 8, "tanh", odeae.SGD(), 0.5, {"bias": True}),
+}
+FULL = ("relu", "truncated", "Sanger", "by quadrature")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in FULL else ()) for n in SYSTEMS]
+)
+def test_systems_by_modes_are_those_of_the_whole_jacobian(name):
+    *given, network = SYSTEMS[name] if isinstance(SYSTEMS[name][-1], dict) else (*SYSTEMS[name], {})
+    problem, state = started(power_law(*given, **network))
+    equations = equations_of(problem)
+    with jax.enable_x64(True):
+        y = equations.pack(state)
+        r = np.random.default_rng(0).standard_normal(y.shape)
+
+        @jax.jit
+        def solutions(shift):
+            ways = whole_matrix, by_modes
+            return [way(vector_field, jnp.asarray(3.0), y, equations, shift)(r) for way in ways]
+
+        for shift in (3.0, 1e-2, 1e-5):
+            whole, by = solutions(shift)
+            assert_allclose(by, whole, atol=1e-11 * np.max(np.abs(whole)))
+
+
+def test_which_systems_are_solved_how():
+    def of(K, count, **options):
+        return resolvent(equations_of(power_law(K, count), **options))
+
+    assert of(2, 16) is whole_matrix
+    assert of(2, 17) is of(16, 1800) is by_modes
+    assert of(2, 17, diffusion=True) is whole_matrix
+    assert of(16, 1900) is of(40, 50) is of(2, 200, diffusion=True) is None
+
+
+def test_implicit_steps_of_many_modes():
+    problem, state = started(power_law(2, 40))
+    times = np.geomspace(0.1, 1e3, 9)
+    explicit = odeae.predict(problem, state, times, rtol=1e-8)
+    assert "Rodas4" not in explicit.settings
+    implicit = odeae.predict(problem, state, times, rtol=1e-8, solver=Rodas4())
+    assert_allclose(implicit.error, explicit.error, rtol=1e-8)
+    assert_allclose(implicit.excess, explicit.excess, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_billion_units_of_time_of_many_modes():
+    problem, state = started(power_law(3, 100))
+    times = np.geomspace(0.1, 1e9, 41)
+    curve, fine = (odeae.predict(problem, state, times, rtol=rtol) for rtol in (1e-6, 1e-8))
+    assert "Tsit5, Rodas4" in curve.settings
+    assert_allclose(curve.excess, fine.excess, rtol=1e-5)
+    assert curve.excess[-1] < 1e-6
+    small, state = started(power_law(3, 30))
+    whole = odeae.predict(small, state, times, solver=Rodas4(lambda *a: whole_matrix(*a)))
+    assert_allclose(odeae.predict(small, state, times).excess, whole.excess, rtol=1e-5)
 
 
 @pytest.mark.slow
