@@ -38,8 +38,6 @@ ROUND = 8  # steps that all slots try for one round of diffrax's own book-keepin
 # for one lane or all, and early steps pass many (they are usually spaced evenly in log t).
 FIRST_ROUNDS = 16
 IN_WORK = -1  # beside the values of `Status`
-# Whole vectors where a CPU has AVX-512; by default XLA takes halves of them, 4 % slower.
-VECTORS = {"xla_cpu_prefer_vector_width": 512}
 # A lane that after so many steps has more than so many before it, by its own step, is stiff. It
 # keeps all slots waiting at the end: it's better off alone, or with an implicit solver.
 PATIENCE, TOO_MANY = 256, 4096
@@ -400,8 +398,6 @@ def _solve(pair, measure, y, slots: Slots, common: Common, rounds) -> tuple[Real
     return solution.ys[0], solution.solver_state
 
 
-# Equinox hands further arguments to `jax.jit`; its annotations leave them out.
-@eqx.filter_jit(compiler_options=VECTORS)  # pyright: ignore[reportCallIssue]
 def solve_lanes(
     equations: Equations,
     states: State,

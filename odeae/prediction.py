@@ -22,7 +22,7 @@ from odeae.excess import excess_error
 from odeae.lanes import in_lanes, named_quantities, solve_lane
 from odeae.precision import Real, in_float64, is_traced, to_numpy
 from odeae.problem import Problem, check_state, leading_spikes
-from odeae.resolvent import resolvent
+from odeae.resolvent import resolvent_of
 from odeae.rosenbrock import Rodas4
 from odeae.rules import generalisation_error
 from odeae.schedules import check_schedule, jump_times, longest_step
@@ -137,7 +137,7 @@ def solve_one(
 ) -> Solution:
     """Solve from rows y0 at t0 by diffrax; of `times` (T,), those before t0 are not reached."""
     schedule = equations.rule.schedule
-    if solver == Rodas4() and (how := resolvent(equations)):
+    if solver == Rodas4() and (how := resolvent_of(equations)):
         solver = Rodas4(how)
     # The smallest step is only there to end a solve whose every step is NaN. Coefficients: at
     # equal error 15 % faster than diffrax's default, as hardly a step is rejected.
@@ -273,7 +273,7 @@ def _without_basis(spectrum: Spectrum) -> Spectrum:
 
 def explicit_steps(equations: Equations, max_steps: int) -> int:
     """How many of `max_steps` the explicit solver has before an implicit one takes over."""
-    return min(max_steps, EXPLICIT_STEPS) if resolvent(equations) else max_steps
+    return min(max_steps, EXPLICIT_STEPS) if resolvent_of(equations) else max_steps
 
 
 @in_float64

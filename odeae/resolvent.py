@@ -2,8 +2,8 @@
 
 A mode feels the others through sums over all modes alone, the mean field, and in a given mean field
 the drift is linear in its row (docs/theory.md §4). So the Jacobian has a block for each mode and,
-beside these, the rank of the mean field. For N modes of width m, elimination of the whole matrix
-takes (N m)³ operations, this way N times a few m³.
+beside these, the rank of the mean field: N systems of width m and one of the mean field's size take
+the place of one of N m unknowns (docs/theory.md §8).
 """
 
 from collections.abc import Callable
@@ -27,10 +27,11 @@ WHOLE_NUMBERS = 600
 FIELD_NUMBERS, BORDER_NUMBERS = 1500, 2**24
 
 
-def resolvent(equations: Equations) -> Callable | None:
+def resolvent_of(equations: Equations) -> Callable | None:
     """How `Rodas4` solves the systems of its steps for these equations, None if that can't pay."""
-    network = equations.network
-    numbers, field = equations.inputs.rho.shape[0] * network.width, _field_numbers(network)
+    network, inputs = equations.network, equations.inputs
+    modes, field = inputs.spikes.shape[0] + inputs.bulk.shape[0], _field_numbers(network)
+    numbers = modes * network.width
     if equations.diffusion or numbers <= FEW_NUMBERS:
         return whole_matrix if numbers <= WHOLE_NUMBERS else None
     return by_modes if field <= FIELD_NUMBERS and numbers * field <= BORDER_NUMBERS else None

@@ -21,6 +21,7 @@ import numpy as np
 
 import odeae
 from odeae.checks import flag, save_times, scalar, whole
+from odeae.compiler import with_whole_vectors
 from odeae.equations import Equations, equations_of
 from odeae.lanes import QUANTITIES, TOO_MANY, in_lanes, solve_lanes
 from odeae.precision import in_float64, to_numpy
@@ -315,7 +316,7 @@ class _Plan:
             size = min(_power_of_two(n), math.prod(self.layout.chunk))
             fill = np.minimum(np.arange(size), n - 1)
             equations, states = jax.tree.map(lambda x: x[..., fill], (equations, states))
-            solved = solve_lanes(
+            solved = with_whole_vectors(solve_lanes)(
                 equations, states, np.asarray(n), self.times, self.rtol, self.atol,
                 np.asarray(steps), self.save,
                 too_many=np.asarray(TOO_MANY if changes else np.inf, float),

@@ -1,7 +1,9 @@
 """Strict numerics: float64, no silent broadcasting of ranks, shapes checked while testing."""
 
 import gc
+import importlib.metadata
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -9,6 +11,11 @@ import plain
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the same numbers wherever the tests run
+# Most of the time goes into compiling, and these flags of XLA save a third of it. The full size
+# runs what users run, and so do checks in fresh interpreters. Later versions of JAX abort at them.
+if "--slow" not in sys.argv and importlib.metadata.version("jax").startswith("0.10."):
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 import jax
 import matplotlib as mpl

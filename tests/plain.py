@@ -25,7 +25,8 @@ print(json.dumps(said))
 def run(script: str, stdin: str = "") -> str:
     """Run `script` and return what it prints."""
     env = {**os.environ, "PYTHONPATH": _ROOT, "JAX_PLATFORMS": "cpu"}
-    env.pop("JAX_ENABLE_X64", None)
+    for name in ("JAX_ENABLE_X64", "XLA_FLAGS"):
+        env.pop(name, None)
     command = [sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(command, input=stdin, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
 from odeae import compiler, contractions, gaussian, lanes
+from odeae.compiler import with_whole_vectors
 from odeae.equations import equations_of, max_norm, smallest_scale, vector_field
 from odeae.rules import generalisation_error
 from odeae.schedules import longest_step
@@ -74,7 +75,9 @@ def solve(lane, times, count=None, rtol=1e-6, atol=None, max_steps=20_000, names
     n = lane[1].bias.shape[-1]
     count, max_steps = np.asarray(n if count is None else count), np.asarray(max_steps)
     times, rtol = np.asarray(times, float), np.asarray(rtol)
-    solved = lanes.solve_lanes(*lane, count, times, rtol, atol, max_steps, names, slots)
+    solved = with_whole_vectors(lanes.solve_lanes)(
+        *lane, count, times, rtol, atol, max_steps, names, slots
+    )
     values, final_excess, status, stop_time = jax.tree.map(np.asarray, solved)
     equations, _ = lane
     floor = 0.5 * equations.inputs.trace - _explained(equations)
@@ -98,6 +101,12 @@ def assert_same(one, other):
 
 
 # ------------------------------------------------------------------------------ contractions
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.setattr(compiler, "_WHOLE", {"xla_of_another_time": 1})
+    double = with_whole_vectors.__wrapped__(lambda x: 2.0 * x)
+    assert double(jnp.asarray(3.0)) == 6.0
 
 
 def test_contractions_serve_lanes_as_they_serve_one_problem():
@@ -482,7 +491,7 @@ def test_parts_that_do_not_move_and_states_of_zeros(base, solved):
 
 
 def test_one_program_serves_all_values(base, solved):
-    size = lanes.solve_lanes._cached._cache_size
+    size = with_whole_vectors(lanes.solve_lanes)._cached._cache_size
     before = size()
     run(take(base, np.arange(N)[::-1]), 2.0 * TIMES, rtol=1e-5, count=20, max_steps=50)
     assert size() == before

@@ -13,7 +13,7 @@ from odeae.activations import nonlinear_overlap
 from odeae.equations import equations_of, vector_field
 from odeae.excess import excess_error
 from odeae.prediction import EXPLICIT_STEPS
-from odeae.resolvent import by_modes, resolvent
+from odeae.resolvent import by_modes, resolvent_of
 from odeae.rosenbrock import Rodas4, whole_matrix
 from odeae.spectrum import leading_modes
 from odeae.trajectory import Status
@@ -219,7 +219,7 @@ def test_systems_by_modes_are_those_of_the_whole_jacobian(name):
 
 def test_which_systems_are_solved_how():
     def of(K, count, **options):
-        return resolvent(equations_of(power_law(K, count), **options))
+        return resolvent_of(equations_of(power_law(K, count), **options))
 
     assert of(2, 16) is whole_matrix
     assert of(2, 17) is of(16, 1800) is by_modes
