@@ -64,7 +64,9 @@ def with_whole_vectors(function: Callable) -> Callable:
     """
     try:
         jax.jit(lambda: 0.0, compiler_options=_WHOLE).lower().compile()
-    except jax.errors.JaxRuntimeError:
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
         return eqx.filter_jit(function)
     # Equinox hands further arguments to `jax.jit`; its annotations leave them out.
     return eqx.filter_jit(function, compiler_options=_WHOLE)  # pyright: ignore[reportCallIssue]

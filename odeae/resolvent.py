@@ -24,17 +24,29 @@ from odeae.state import Unknowns, overlaps
 FEW_NUMBERS = 64
 # Above these sizes the matrices of an implicit step cost more than its length is worth.
 WHOLE_NUMBERS = 600
-FIELD_NUMBERS, BORDER_NUMBERS = 1500, 2**24
+FIELD_NUMBERS, BORDER_NUMBERS = 320, 2**24
 
 
-def resolvent_of(equations: Equations) -> Callable | None:
-    """How `Rodas4` solves the systems of its steps for these equations, None if that can't pay."""
+def resolvent_of(equations: Equations) -> Callable:
+    """How `Rodas4` had best solve the systems of its steps for these equations."""
+    numbers, field = _sizes(equations)
+    few = numbers <= max(FEW_NUMBERS, field)
+    return whole_matrix if equations.diffusion or few else by_modes
+
+
+def implicit_steps_pay(equations: Equations) -> bool:
+    """Whether the systems of an implicit step are small enough to be worth its length."""
+    numbers, field = _sizes(equations)
+    if resolvent_of(equations) is whole_matrix:
+        return numbers <= WHOLE_NUMBERS
+    return field <= FIELD_NUMBERS and numbers * field <= BORDER_NUMBERS
+
+
+def _sizes(equations: Equations) -> tuple[int, int]:
+    """How many numbers the rows have, and the mean field."""
     network, inputs = equations.network, equations.inputs
-    modes, field = inputs.spikes.shape[0] + inputs.bulk.shape[0], _field_numbers(network)
-    numbers = modes * network.width
-    if equations.diffusion or numbers <= FEW_NUMBERS:
-        return whole_matrix if numbers <= WHOLE_NUMBERS else None
-    return by_modes if field <= FIELD_NUMBERS and numbers * field <= BORDER_NUMBERS else None
+    modes = inputs.spikes.shape[0] + inputs.bulk.shape[0]
+    return modes * network.width, _field_numbers(network)
 
 
 def _field_numbers(network: Autoencoder) -> int:
@@ -47,8 +59,9 @@ def by_modes(vf: Any, t: Any, y: Real, equations: Equations, shift: Any) -> Call
     """Return the map r ↦ (shift − J)⁻¹ r, J the Jacobian of the drift at packed rows y.
 
     With x_i the columns of mode i, s the mean field and hidden biases, B_i = ∂f_i/∂x_i, U = ∂f/∂s
-    and V = ∂s/∂x: the modes are x_i = (shift − B_i)⁻¹ (r_i + U_i s), and what remains is a system
-    for s. Without diffusion. `vf`, which is known, is not used.
+    and V = ∂s/∂x: the modes are δx_i = (shift − B_i)⁻¹ (r_i + U_i δs), and what remains is a system
+    for δs. `vf` must be `vector_field` of these equations, without diffusion: its parts are taken
+    from where it takes them.
     """
     network, inputs, rule = equations.network, equations.inputs, equations.rule
     unknowns, factor = equations.unknowns(y), rule.factor(t)
@@ -101,8 +114,8 @@ def by_modes(vf: Any, t: Any, y: Real, equations: Equations, shift: Any) -> Call
         right = jax.jvp(sums, (x,), (z,))[1]
         if network.bias:
             right = jnp.concatenate([right, given.bias])
-        s = jax.scipy.linalg.lu_solve(factors, right)
-        bias = s[p:] if network.bias else given.bias
-        return equations.vector(Unknowns(network.modes(z + Z @ s), bias))
+        ds = jax.scipy.linalg.lu_solve(factors, right)
+        bias = ds[p:] if network.bias else given.bias
+        return equations.vector(Unknowns(network.modes(z + Z @ ds), bias))
 
     return solve

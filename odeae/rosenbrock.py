@@ -34,7 +34,7 @@ class Rodas4(diffrax.AbstractAdaptiveSolver):
     off the valley. Saved times must be ends of steps.
 
     `resolvent`: how its linear systems are solved, called as (vector field, t, y, args, shift) for
-    a function r ↦ (shift − J)⁻¹ r. `predict` replaces it by one that knows the equations.
+    a function r ↦ (shift − J)⁻¹ r. `predict` replaces the default where another is cheaper.
 
     Source: Hairer & Wanner, Solving Ordinary Differential Equations II, §IV.7 and §VI.4.
     """

@@ -13,9 +13,16 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the same numbers wherever the tests run
 # Most of the time goes into compiling, and these flags of XLA save a third of it. The full size
 # runs what users run, and so do checks in fresh interpreters. Later versions of JAX abort at them.
-if "--slow" not in sys.argv and importlib.metadata.version("jax").startswith("0.10."):
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+# (Workers, which don't see the arguments, have the environment of the process that starts them.)
+if not (
+    "PYTEST_XDIST_WORKER" in os.environ
+    or "--slow" in (*sys.argv, *os.environ.get("PYTEST_ADDOPTS", "").split())
+    or not importlib.metadata.version("jax").startswith("0.10.")
+):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+    )
 
 import jax
 import matplotlib as mpl
