@@ -328,9 +328,8 @@ def predict(
     `solver`: any diffrax ODE solver that estimates its error. By default Tsit5, for a single curve
     up to 10,000 steps (300 K² if that is more); where more are needed `Rodas4` goes on, up to 16
     neurons and, for K = 3, 8, 16 of them, 180,000, 13,000, 1800 modes (with diffusion 600 numbers).
-    Under a transformation it is Tsit5 alone: for long times give
-    `odeae.Rodas4()`. `max_steps`: of all solvers together, 100,000 by default. `densities`: also
-    save the densities.
+    Under a transformation it is Tsit5 alone: for long times give `odeae.Rodas4()`. `max_steps`: of
+    all solvers together, 100,000 by default. `densities`: also save the densities.
     `diffusion`: also follow what the noise of SGD's steps adds to the encoder, which is of leading
     order where the input is corrupted at s² = O(D); without it that is the limit of small rates.
     `adjoint`: how to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`
