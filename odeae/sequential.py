@@ -25,6 +25,9 @@ _SPAN = 0.5
 _ESCAPE = 1.5
 # Slopes are taken over this much of x on either side; drops, however fast, take several times that.
 _WINDOW = 0.05
+# Levels closer than this many jitters of the curve, or than rounding of the first, count as one.
+_JITTERS = 10.0
+_ROUNDING = 1e-15
 
 
 class Plateau(NamedTuple):
@@ -66,13 +69,14 @@ def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau,
     |dr/dx| < 1/2 that covers less than half a rank (where it covers more, its flatter parts, with
     1/2 halved as often as it takes), and after which the curve falls faster, if it goes on: a fall
     that slows down passes levels, too. Both scales are the curve's own: nothing is to be tuned.
-    Components of the same eigenvalue are learnt in one drop, so ranks may be skipped.
+    Components of the same eigenvalue are learnt in one drop, so ranks may be skipped. Levels closer
+    than the curve's own jitter below them count as one, of the smallest rank.
 
     Raises `ValueError` for fewer than three times that were reached, for several curves without
     `which`, and under jit, vmap and grad.
     """
     times, error, levels = _one_curve(trajectory, which)
-    ranks, distinct = _distinct(levels)
+    ranks, distinct = _distinct(levels, error)
     r = _in_ranks(error, distinct)
     x = np.log1p(times * _fastest(times, r))
     rate, stretches = _rate(times, error, x), _stretches(x, r)
@@ -119,13 +123,22 @@ def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.
     return times[:reached], error[:reached], levels
 
 
-def _distinct(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks whose PCA errors differ from the one before, and these errors."""
-    gap = 1e-4 * (levels[0] - levels[-1])
+def _distinct(levels: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks whose PCA errors the curve can tell from the one before, and these errors.
+
+    What a curve jitters by once it is below the middle of a gap must be small against that gap: a
+    curve of the theory shows gaps of 1e-12, one of SGD only those above its own noise.
+    """
+    jitter = np.abs(np.diff(error, 2)) * (np.diff(error)[1:] * np.diff(error)[:-1] < 0.0)
     ranks = [0]
-    for rank in range(1, len(levels)):  # what comes to less can't be told from the one before
-        if levels[ranks[-1]] - levels[rank] > gap:
+    for rank in range(1, len(levels)):
+        gap = levels[ranks[-1]] - levels[rank]
+        below = np.cumsum(error[1:-1] < levels[ranks[-1]] - 0.5 * gap) > 0
+        noise = jitter[below].mean() if below.any() else 0.0
+        if gap > _JITTERS * noise + _ROUNDING * levels[0]:
             ranks.append(rank)
+    if len(ranks) == 1:  # nothing but noise: the staircase as a whole remains
+        ranks.append(int(np.argmin(levels)))
     return np.array(ranks), levels[ranks]
 
 

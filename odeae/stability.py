@@ -28,6 +28,8 @@ from odeae.state import Modes, State, Unknowns, field_variances, total_overlaps
 _LARGEST = 4096
 # Real parts up to this part of the drift's natural size count as zero.
 _FLAT = 1e-7
+# A search that ends in vain this close to the variances beyond a Quadrature wanted to go there.
+_BORDER = 1e-3
 
 
 class FixedPointStatus(enum.IntEnum):
@@ -48,8 +50,9 @@ class FixedPointStatus(enum.IntEnum):
             "of untied sigmoidal neurons without decay do, there is none at finite weights",
             FixedPointStatus.STUCK: "no fixed point: the drift is smallest here among the states "
             "nearby, but not zero; start elsewhere",
-            FixedPointStatus.UNRESOLVED: "left the range of field variances that the Quadrature "
-            "resolves; construct it with a larger `q_max`, or start elsewhere",
+            FixedPointStatus.UNRESOLVED: "no fixed point: it came to the end of the range of field "
+            "variances that the Quadrature resolves; construct it with a larger `q_max`, or start "
+            "elsewhere",
             FixedPointStatus.NONFINITE: "the weights or their drift stopped being finite; start "
             "elsewhere",
         }[self]
@@ -191,10 +194,11 @@ def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> Fi
     moves = ~_coordinates(problem, equations).frozen
     y, spent, steps = _search(equations, state, moves, tol * scale, max_steps)
     wide = _with_passive_modes(equations, problem)
-    error, drift, resolved, jacobian = _linearise(equations, y, wide)
+    error, drift, resolved, clear, jacobian = _linearise(equations, y, wide)
     residual = np.max(np.abs(drift)[~_coordinates(problem, wide).frozen], initial=0.0)
     finite = bool(np.all(np.isfinite(y)) and (np.isfinite(residual) or not resolved))
-    status = _status(finite, bool(resolved), bool(residual <= tol * scale), bool(spent))
+    small = bool(resolved and residual <= tol * scale)
+    status = _status(finite, bool(resolved if small else clear), small, bool(spent))
     found = equations.state(jnp.asarray(y))
     parts = _classify(problem, wide, found, np.asarray(jacobian), scale)
     return FixedPoint(found, error, residual, status, int(steps), *parts)
@@ -247,12 +251,17 @@ def _search(equations: Equations, state: State, moves, tolerance, max_steps: int
 
 @eqx.filter_jit
 def _linearise(equations: Equations, y, wide: Equations):
-    """Error, drift and Jacobian at a point, the last with a row of zeros for each bin."""
+    """Error, drift, whether averages are resolved here and a bit further out, and the Jacobian.
+
+    It has a row of zeros for each bin. A search that wants to leave what a Quadrature resolves has
+    its steps rejected there and creeps to the border.
+    """
     unknowns, inputs = equations.unknowns(y), equations.inputs
     total = total_overlaps(unknowns, inputs)
     error = generalisation_error(equations.network, total, unknowns.bias, inputs.trace)
     q = field_variances(unknowns, inputs)
-    resolved = equations.network.activation.resolves(q) | ~jnp.all(jnp.isfinite(q))
+    resolves, lost = equations.network.activation.resolves, ~jnp.all(jnp.isfinite(q))
+    resolved, clear = resolves(q) | lost, resolves(q * (1.0 + _BORDER)) | lost
     more = wide.inputs.bulk.shape[0] - inputs.bulk.shape[0]
 
     def padded(rows):
@@ -264,7 +273,7 @@ def _linearise(equations: Equations, y, wide: Equations):
 
     y = wide.vector(Unknowns(jax.tree.map(padded, unknowns.rows), unknowns.bias))
     jacobian, drift = jax.jacfwd(with_value, has_aux=True)(y)
-    return error, drift, resolved, jacobian
+    return error, drift, resolved, clear, jacobian
 
 
 def _with_passive_modes(equations: Equations, problem: Problem) -> Equations:

@@ -140,6 +140,25 @@ def test_aligned_modes_in_closed_form(ratios, start, unit, uneven):
             assert p.start < p.end < p.escape_time
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-9, 1e-5])
+def test_levels_are_told_apart_as_far_as_the_curve_can(noise):
+    """Gaps down to 1e-8 of the staircase are seen without noise, those above the noise with it."""
+    rho, start = 10.0 ** -np.array([0.0, 2.0, 4.0, 8.0]), 0.03
+    times = np.geomspace(1e-2, 10.0 * escape(rho[-1], start), 1200)
+    spectrum = odeae.Spectrum.spiked(rho, len(rho), 0.0)
+    trajectory = eqx.tree_at(lambda t: t.problem.spectrum, LINEAR_OF[len(rho)], spectrum)
+    jitter = noise * np.random.default_rng(0).standard_normal(len(times))
+    found = plateaus(with_curve(aligned(times, rho, start) + jitter, times, trajectory))
+    last = {0.0: 4, 1e-9: 3, 1e-5: 2}[noise]
+    assert [p.rank for p in found] == list(range(last + 1))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_curve_that_is_all_noise_has_no_plateau(seed):
+    error = LINEAR.error[0] + np.random.default_rng(seed).standard_normal(len(TIMES))
+    assert plateaus(with_curve(error)) == ()
+
+
 def linear_of(hidden):
     p = problem(hidden=hidden, spikes=np.ones(hidden), dim=hidden, bulk=0.0)
     return odeae.predict(p, odeae.aligned_state(p), [0.0, 1.0, 2.0])

@@ -441,9 +441,11 @@ def test_what_is_not_finite_says_so():
 
 
 @pytest.mark.slow
-def test_beyond_the_quadrature():
+@pytest.mark.parametrize("decoder", [0.7, 0.8])
+def test_beyond_the_quadrature(decoder):
+    """The fixed point is at q = 1.66: from within the search ends at the border, else at once."""
     problem = tied(odeae.Quadrature(jnp.tanh, q_max=0.5))
-    point = fixed_points(problem, odeae.aligned_state(problem, decoder=0.7))
+    point = fixed_points(problem, odeae.aligned_state(problem, decoder=decoder), max_steps=200)
     assert point.status is FixedPointStatus.UNRESOLVED
     assert "q_max" in point.status.message()
 
