@@ -53,6 +53,7 @@ def ensemble(
         densities=curves.densities,
         components=curves.components,
         initial=curves.initial,
+        final=curves.final,
         source=ENSEMBLE,
         settings=json.dumps(known),
         above_pca=curves.above_pca,

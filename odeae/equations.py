@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from odeae.autoencoder import Autoencoder
 from odeae.precision import Real
@@ -49,7 +50,8 @@ class Equations(eqx.Module):
         rows = self.inputs.spikes.shape[0] + self.inputs.bulk.shape[0]
         modes = self.network.unpack(y[: rows * width], rows)
         rest = y[rows * width :]
-        bias = rest[:hidden] if self.network.bias else jnp.zeros((hidden, *y.shape[1:]))
+        # Of NumPy's where y is: what `predict` returns is made outside of double precision.
+        bias = rest[:hidden] if self.network.bias else np.zeros((hidden, *y.shape[1:]))
         added = rest[-(hidden**2) :].reshape(hidden, hidden) if self.diffusion else None
         return Unknowns(modes, bias, added)
 

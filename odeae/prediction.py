@@ -335,6 +335,8 @@ def predict(
     `adjoint`: how to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`
     for jvp). `progress`: a bar on stderr.
 
+    `final` of the result goes on: as `state` of another call, whose times count from there.
+
     Pure JAX: `jit`, `vmap` and `grad` go through it. A single problem that fails raises
     `RuntimeError` saying when and why, unless `throw=False`; the part of the curve that was
     reached is kept, with NaN after it, and `status` and `stop_time` say so. Batches never raise.
@@ -344,11 +346,11 @@ def predict(
     # What is checked and made here, outside of double precision, must be NumPy's.
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((problem, state))):
         problem, state = to_numpy((problem, state))
-    check_state(problem, state)
+    check_state(problem, state, diffusion)
     if diffusion and (reason := refusal(problem.autoencoder)):
         raise ValueError(reason)
     begin = state
-    if diffusion:
+    if diffusion and state.diffusion is None:
         none = np.zeros((problem.autoencoder.hidden,) * 2)
         begin = State(state.spikes, state.bulk, state.bias, none)
     times = save_times(times)
@@ -385,6 +387,7 @@ def predict(
         components=done.components,
         above_pca=done.excess,
         initial=state,
+        final=equations.state(done.last),
         settings=settings_json(
             rtol=rtol,
             atol=atol,

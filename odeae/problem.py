@@ -118,8 +118,11 @@ def leading_spikes(problem: Problem) -> Real | None:
     return argsort(-spikes, stable=True)[:count] if count else None
 
 
-def check_state(problem: Problem, state: State) -> None:
-    """Raise `ValueError` if `state` is none, or one made for a problem of another shape."""
+def check_state(problem: Problem, state: State, diffusion: bool = False) -> None:
+    """Raise `ValueError` if `state` is none, or one made for a problem of another shape.
+
+    `diffusion`: whether what the noise of the steps has added may be part of it.
+    """
     if not isinstance(state, State):
         raise ValueError(f"`state` must be an odeae State, got {type(state).__name__}")
     spectrum, hidden = sizes(problem)
@@ -145,9 +148,15 @@ def check_state(problem: Problem, state: State) -> None:
             "`state` must have no biases for an autoencoder without them, got non-zero ones; "
             "construct it with Autoencoder(..., bias=True)"
         )
-    if state.diffusion is not None:
+    if state.diffusion is not None and not diffusion:
         raise ValueError(
-            "`state` must have no `diffusion`: predict(..., diffusion=True) makes it, from 0"
+            "`state` must have no `diffusion`, got one: only predict(..., diffusion=True), which "
+            "makes it, goes on with it"
+        )
+    if state.diffusion is not None and np.shape(state.diffusion) != (hidden, hidden):
+        raise ValueError(
+            f"`state` must have `diffusion` of shape {(hidden, hidden)} for this problem, got "
+            f"{np.shape(state.diffusion)}"
         )
     for name, part in (("spikes", state.spikes), ("bulk", state.bulk)):
         if not network.tied or is_traced((part, network.gain)):

@@ -127,11 +127,12 @@ def fixed_points(
 ) -> Any:
     """Find the fixed point near each of `states`, and what leads away from it.
 
-    `states`: one State, which gives one `FixedPoint`, or a list of them (or a State with a leading
-    axis), which gives a tuple. `tol`: the drift is at most `tol` times its natural size, the
-    largest rate times the largest ρ̃ (plus the decay). `max_steps` of Levenberg–Marquardt, 1000 by
-    default, from each start to a zero of the drift that `predict` integrates; saddles attract it
-    no less than minima. What fails says so in its `status` and never raises.
+    `states`: one State, such as `predict(problem, state, [t]).final` on a plateau, which gives one
+    `FixedPoint`, or a list of them (or a State with a leading axis), which gives a tuple. `tol`:
+    the drift is at most `tol` times its natural size, the largest rate times the largest ρ̃ (plus
+    the decay). `max_steps` of Levenberg–Marquardt, 1000 by default, from each start to a zero of
+    the drift that `predict` integrates; saddles attract it no less than minima. What fails says so
+    in its `status` and never raises.
 
     Directions count the eigenvalues of the linearisation; |Re λ| up to 1e-7 of the drift's size is
     flat. Flat ones are explained by the generators of the symmetries that problem has, of which

@@ -137,9 +137,10 @@ class Trajectory(eqx.Module):
     ones. `densities`: on request. `components`: rows along the leading spikes, from which
     `overlaps` makes cosines.
     `status`: a `Status` value, `stop_time`: the time that was reached. `weights`: what a
-    simulation ended with, to be resumed. `initial`: the state it started from, if any. `source`:
-    "theory", "theory, ensemble" or what the inputs of the simulation were. `settings`: how it was
-    computed, as JSON. `above_pca`: `excess` of theory.
+    simulation ended with, to be resumed. `initial`: the state it started from, if any; `final`: the
+    one that theory ended in, at `stop_time`. `source`: "theory", "theory, ensemble" or what the
+    inputs of the simulation were. `settings`: how it was computed, as JSON. `above_pca`: `excess`
+    of theory.
     """
 
     times: Float[Real, " times"]
@@ -154,6 +155,7 @@ class Trajectory(eqx.Module):
     components: Components | None = None
     weights: Checkpoint | None = None
     initial: State | None = None
+    final: State | None = None
     source: str = eqx.field(static=True, default="theory")
     settings: str = eqx.field(static=True, default="{}")
     above_pca: Float[Real, "*batch times"] | None = None
@@ -376,19 +378,10 @@ class Trajectory(eqx.Module):
                 values = getattr(self.weights.weights, name)
                 if values is not None:
                     data[f"weights_{name}"] = ((*batch, *dims), values)
-        if self.initial is not None:
-            for part, dim in (("spikes", "spike"), ("bulk", "row")):
-                for name, dims in (
-                    ("encoder", (dim, "k")),
-                    ("decoder", (dim, "k")),
-                    ("output", (dim,)),
-                ):
-                    values = getattr(getattr(self.initial, part), name)
-                    if values is not None:
-                        lead = batch[: values.ndim - len(dims)]
-                        data[f"initial_{part}_{name}"] = ((*lead, *dims), values)
-            bias = self.initial.bias
-            data["initial_bias"] = ((*batch[: bias.ndim - 1], "k"), bias)
+        for when, state in (("initial", self.initial), ("final", self.final)):
+            for name, (dims, values) in _state_variables(state).items():
+                lead = batch[: values.ndim - len(dims)]
+                data[f"{when}_{name}"] = ((*lead, *dims), values)
         lumped = {
             "spikes": "spike",
             "bulk": "bin",
@@ -503,13 +496,16 @@ def load(
         weights = Weights(*(get(f"weights_{name}") for name in Weights._fields))
         attrs = data.attrs
         checkpoint = Checkpoint(weights, int(attrs["step"]), int(attrs["seed"]), attrs["inputs"])
-    initial = None
-    if "initial_bias" in data.variables:
+
+    def state(when: str) -> State | None:
+        if f"{when}_bias" not in data.variables:
+            return None
         rows = [
-            Modes(*(get(f"initial_{part}_{name}") for name in ("encoder", "decoder", "output")))
+            Modes(*(get(f"{when}_{part}_{name}") for name in ("encoder", "decoder", "output")))
             for part in ("spikes", "bulk")
         ]
-        initial = State(rows[0], rows[1], get("initial_bias"))
+        return State(rows[0], rows[1], get(f"{when}_bias"), get(f"{when}_diffusion"))
+
     along = None
     if "component_encoder" in data.variables:
         along = Components(get("component_encoder"), get("component_decoder"))
@@ -525,11 +521,27 @@ def load(
         saved,
         along,
         checkpoint,
-        initial,
+        state("initial"),
+        state("final"),
         data.attrs["source"],
         data.attrs["settings"],
         get("excess") if data.attrs["source"].startswith("theory") else None,
     )
+
+
+def _state_variables(state: State | None) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Name, dims (without those of a batch) and values of what a state is made of."""
+    if state is None:
+        return {}
+    found: dict[str, tuple[tuple[str, ...], Any]] = {
+        "bias": (("k",), state.bias),
+        "diffusion": (("k", "l"), state.diffusion),
+    }
+    for part, dim in (("spikes", "spike"), ("bulk", "row")):
+        rows = getattr(state, part)
+        for name, dims in (("encoder", (dim, "k")), ("decoder", (dim, "k")), ("output", (dim,))):
+            found[f"{part}_{name}"] = (dims, getattr(rows, name))
+    return {name: variable for name, variable in found.items() if variable[1] is not None}
 
 
 def _groups(path: str | os.PathLike) -> list[str]:
@@ -574,7 +586,6 @@ _UNITS = {
     "weights_decoder": ("1", "entries of V at the end"),
     "weights_output_bias": ("1", "entries of the output bias v_0 at the end"),
     "weights_bias": ("1", "hidden biases at the end"),
-    "initial": ("1", "rows of the initial state: w = ψ·w_k, u = ψ·v_k/√D and u_0 = ψ·v_0/√D"),
     "spectrum_spikes": ("variance/D", "scaled eigenvalue of each spike"),
     "spectrum_bulk": ("variance", "eigenvalue of each bulk bin"),
     "spectrum_multiplicity": ("1", "modes in each bulk bin"),
@@ -588,10 +599,14 @@ def _unit(name: str) -> tuple[str, str]:
     """Unit and description of a variable; parts such as Q1_bulk have those of the whole."""
     if name in _UNITS:
         return _UNITS[name]
-    if name == "initial_bias":
-        return "1", "hidden biases of the initial state"
-    if name.startswith("initial_"):
-        return _UNITS["initial"]
+    when, _, what = name.partition("_")
+    if when in ("initial", "final"):
+        texts = {
+            "bias": "hidden biases of the {} state",
+            "diffusion": "Σ w wᵀ that the noise of the steps has added in the {} state",
+        }
+        rows = "rows of the {} state: w = ψ·w_k, u = ψ·v_k/√D and u_0 = ψ·v_0/√D"
+        return "1", texts.get(what, rows).format(when)
     whole, part = name.rsplit("_", 1)
     unit, text = _UNITS[whole]
     return unit, f"{text}, {part}"

@@ -427,6 +427,22 @@ def test_in_the_limit_the_bulk_is_two_numbers():
     assert y[2, -1] > 0.05  # the noise of the steps keeps it from dying out
 
 
+def test_the_final_state_goes_on_with_the_noise_it_has(tmp_path):
+    p, times = problem(10**9), TIMES / 2
+    whole = odeae.predict(p, one_neuron(), TIMES, rtol=1e-9, diffusion=True)
+    first = odeae.predict(p, one_neuron(), times, rtol=1e-9, diffusion=True)
+    assert first.final.diffusion > 0.0
+    first.save(tmp_path / "x.nc")
+    final = odeae.load(tmp_path / "x.nc").final
+    second = odeae.predict(p, final, times, rtol=1e-9, diffusion=True)
+    assert_allclose(second.Q1[-1], whole.Q1[-1], rtol=1e-7)
+    with pytest.raises(ValueError, match=r"`state` must have no `diffusion`, got one: only"):
+        odeae.predict(p, final, times)
+    wide = eqx.tree_at(lambda s: s.diffusion, final, np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"`diffusion` of shape \(1, 1\) .*, got \(2, 2\)"):
+        odeae.predict(p, wide, times, diffusion=True)
+
+
 @pytest.mark.parametrize("activation", ["linear", "erf"])
 def test_changes_nothing_without_noise(activation):
     p = problem(1000, activation, noise=0.0)

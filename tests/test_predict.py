@@ -404,6 +404,43 @@ def test_default_atol_follows_small_initial_weights_but_not_large_ones(std, scal
     assert_allclose(got.error, want.error, rtol=1e-12)
 
 
+# ----------------------------------------------------------------------------------- going on
+
+
+def small(**network):
+    spectrum = odeae.Spectrum.spiked([1.0, 0.6], 500)
+    return odeae.Problem(spectrum, odeae.Autoencoder(2, **network), odeae.SGD(weight_decay=0.01))
+
+
+GOING_ON = {
+    "plain": problem,
+    "bias": lambda: problem(bias=True),
+    "output bias": lambda: small(activation="relu", bias=True, output_bias=True),
+    "tied": lambda: small(tied=True, gain=2.0),
+}
+DEAR = ("output bias", "tied")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in DEAR else ()) for n in GOING_ON]
+)
+def test_the_final_state_goes_on(name):
+    """Two halves are the whole: a problem without a schedule doesn't know what time it is."""
+    p = GOING_ON[name]()
+    b = 0.2 if p.autoencoder.bias else 0.0
+    state = odeae.random_state(p, None, 0.5, b) if name in DEAR else start(p)
+    whole = odeae.predict(p, state, TIMES, rtol=1e-9)
+    first = odeae.predict(p, state, TIMES / 2, rtol=1e-9)
+    second = odeae.predict(p, first.final, TIMES / 2, rtol=1e-9)
+    assert_allclose(p.error(first.final), first.error[-1], rtol=1e-12)
+    assert_allclose(second.error[0], first.error[-1], rtol=1e-12)
+    for quantity in ("error", "Q1", "R1", "T1", "T0", "bias"):
+        a, b = (getattr(curve, quantity)[-1] for curve in (second, whole))
+        assert_allclose(a, b, rtol=0, atol=1e-7, err_msg=quantity)
+    assert type(first.final.spikes.encoder) is np.ndarray
+    assert first.final.bias.dtype == first.final.bulk.decoder.dtype == np.float64
+
+
 # ------------------------------------------------------------------------------------ failure
 
 
@@ -428,6 +465,8 @@ def test_step_budget():
     got = check_partial(p, start(p), TIMES, odeae.Status.BUDGET, "max_steps", max_steps=20)
     reached = got.stop_time >= TIMES
     assert_allclose(got.error[reached], full.error[reached], atol=1e-6)
+    rest = odeae.predict(p, got.final, TIMES * (1.0 - got.stop_time / TIMES[-1]))
+    assert_allclose(rest.error[-1], full.error[-1], atol=1e-6)
 
 
 def test_divergence():
