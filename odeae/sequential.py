@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 _FLAT = 0.5
 # One plateau spans at most this part of the way from rank to rank, or it is a slope.
 _SPAN = 0.5
-# A plateau is left if the error then falls faster, per time, than on it, by this factor.
+# A short plateau must be left faster, per time, than the error falls on it, by this factor; one
+# that lasts longer than a factor e in time is one however it is left.
 _ESCAPE = 1.5
+_LONG = 1.0
 # Slopes are taken over this much of x on either side; drops, however fast, take several times that.
 _WINDOW = 0.05
 # Levels closer than this many jitters of the curve, or than rounding of the first, count as one.
@@ -36,8 +38,10 @@ class Plateau(NamedTuple):
     `start`, `end`: times (steps/D) at which the curve becomes flat and stops being flat; `end` is
     infinite if the curve never leaves it, which is what `left` says. `height`: the error at the
     slowest moment, closest to a fixed point (de/dt = −|∇e|² at unit rates). `rank`: k
-    of the PCA error that is nearest (in units of the gaps between them), `pca_error`: that error,
-    `residual` = height − pca_error: what the non-linearity, the bulk and the decay add to it.
+    of the PCA error that is nearest (in units of the gaps between them), `pca_error`: that error;
+    with `noise`, when the curve is the error on corrupted inputs, that of the best linear map of
+    rank k, ½ Σ_{i≤k} ρ̃ε/(ρ̃ + ε) + ½ Σ_{i>k} ρ̃ with ε = s²/D (docs/theory.md §7). `residual` =
+    height − pca_error: what the non-linearity, the bulk and the decay add to it.
     `escape_time`: when the curve has fallen from `height` by half the gap between the PCA errors of
     rank k and k + 1; infinite if it never does, and on the last level.
     """
@@ -67,8 +71,9 @@ def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau,
     The error is read as a height r in ranks, r = k at the PCA error of rank k (k = 0 … K) and
     linear between, and time as x = ln(1 + t |dr/dt|_max). A plateau is a stretch with
     |dr/dx| < 1/2 that covers less than half a rank (where it covers more, its flatter parts, with
-    1/2 halved as often as it takes), and after which the curve falls faster, if it goes on: a fall
-    that slows down passes levels, too. Both scales are the curve's own: nothing is to be tuned.
+    1/2 halved as often as it takes), and after which the curve falls faster, or which lasts longer
+    than one unit of x: a fall that slows down passes levels, too. Both scales are the curve's own:
+    nothing is to be tuned. Stretches of one rank that a wiggle parts are one.
     Components of the same eigenvalue are learnt in one drop, so ranks may be skipped. Levels closer
     than the curve's own jitter below them count as one, of the smallest rank.
 
@@ -80,12 +85,16 @@ def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau,
     r = _in_ranks(error, distinct)
     x = np.log1p(times * _fastest(times, r))
     rate, stretches = _rate(times, error, x), _stretches(x, r)
-    kept = [ab for i, ab in enumerate(stretches) if _is_left_faster(rate, stretches, i)]
+    kept = [
+        (a, b)
+        for i, (a, b) in enumerate(stretches)
+        if x[b] - x[a] > _LONG or _is_left_faster(rate, stretches, i)
+    ]
     return tuple(_plateau(times, error, rate, a, b, ranks, distinct) for a, b in kept)
 
 
 def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times and errors as far as they were reached, and PCA errors of rank 0 … K."""
+    """Times and errors as far as they were reached, and the levels of rank 0 … K."""
     if not isinstance(trajectory, Trajectory):
         raise ValueError(
             f"`trajectory` must be an odeae Trajectory, got {type(trajectory).__name__}"
@@ -110,7 +119,11 @@ def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.
 
     times, error = own(trajectory.times, 1), own(trajectory.error, 1)
     hidden = trajectory.problem.autoencoder.hidden
-    levels = own(trajectory.problem.spectrum.pca_errors(hidden), 1)
+    spectrum = trajectory.problem.spectrum
+    levels = own(spectrum.pca_errors(hidden), 1)
+    noise = own(trajectory.problem.noise, 0)
+    if noise > 0.0:
+        levels = _with_noise(levels, noise / spectrum.dim)
     reached = int(np.sum(np.cumprod(np.isfinite(error))))
     if reached < 3:
         status = Status(int(own(trajectory.status, 0)))
@@ -121,6 +134,13 @@ def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.
         )
         raise ValueError(f"`trajectory` must have reached at least 3 times, got {reached}; {how}")
     return times[:reached], error[:reached], levels
+
+
+def _with_noise(levels: np.ndarray, noise: Any) -> np.ndarray:
+    """Levels of linear maps on inputs corrupted at ε = s²/D: mode i gains ½ρ̃²/(ρ̃ + ε), not ½ρ̃."""
+    gaps = levels[:-1] - levels[1:]
+    gain = gaps * np.divide(2.0 * gaps, 2.0 * gaps + noise, out=np.zeros_like(gaps), where=gaps > 0)
+    return levels[0] - np.concatenate([[0.0], np.cumsum(gain)])
 
 
 def _distinct(levels: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +195,7 @@ def _stretches(x: np.ndarray, r: np.ndarray) -> list[tuple[int, int]]:
     def within(first: int, last: int, limit: float) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         for a, b in _runs(slope[first : last + 1] < limit) + first:
-            if found and np.ptp(r[found[-1][0] : b + 1]) < 0.5 * _SPAN:
+            if found and np.ptp(r[found[-1][0] : b + 1]) < _SPAN:
                 a = found.pop()[0]  # what parts them is a wiggle, an overshoot or noise
             found.append((int(a), int(b)))
         kept = []
@@ -184,7 +204,10 @@ def _stretches(x: np.ndarray, r: np.ndarray) -> list[tuple[int, int]]:
             kept += within(a, b, 0.5 * limit) if steep else [(a, b)] if b > a else []
         return kept
 
-    return within(0, len(x) - 1, _FLAT)
+    found = within(0, len(x) - 1, _FLAT)
+    if found and x[-1] - x[found[-1][1]] < 2.0 * _WINDOW and np.ptp(r[found[-1][0] :]) < _SPAN:
+        found[-1] = found[-1][0], len(x) - 1  # too close to the end to tell a fall from noise
+    return found
 
 
 def _rate(times: np.ndarray, error: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -247,7 +270,8 @@ def plot_plateaus(
         if left < plateau.escape_time < right:
             ax.axvline(plateau.escape_time, color="0.4", lw=0.9, ls=":", zorder=1)
     ax.set_xlabel("time  t = steps / D")
-    ax.set_ylabel(f"error above the PCA error of rank {len(levels) - 1}")
+    what = "that of the best linear map" if np.any(trajectory.problem.noise) else "the PCA error"
+    ax.set_ylabel(f"error above {what} of rank {len(levels) - 1}")
     if labels:
         _write(ax, curve, found, levels[-1])
     return ax
@@ -261,8 +285,11 @@ def _limits(ax: Any, times: np.ndarray, excess: np.ndarray, rungs: np.ndarray) -
         times, excess = times[times >= first], excess[times >= first]
     ax.set_xlim(times[0], times[-1])
     top, bottom = max(excess.max(), rungs[0]), excess.min()
-    # A linear network's excess falls without end: what is far below the last rung isn't shown.
-    shown = max(bottom, 0.02 * rungs[rungs > 1e-4 * rungs[0]][-1])
+    # Power laws are shown to their end; a linear network's excess falls exponentially, without one.
+    floor = 0.02 * rungs[rungs > 1e-4 * rungs[0]][-1]
+    below = times[excess < floor]
+    slow = len(below) > 0 and times[-1] > 100.0 * below[0] and bottom > 1e-10 * top
+    shown = bottom if slow else max(bottom, floor)
     if top > 20.0 * shown:
         _log(ax, "y")
         ax.set_ylim(shown * (shown / top) ** 0.12, top * (top / shown) ** 0.12)
@@ -306,4 +333,5 @@ def _write(ax: Any, curve: Any, found: tuple[Plateau, ...], floor: float) -> Non
         if left < plateau.escape_time < right:
             style = {"rotation": 90, "ha": "right", "va": "bottom", "color": "0.3"}
             text = f"escape t = {plateau.escape_time:.4g}"
-            place(text, (plateau.escape_time, low), xytext=(-2, 4), **style)
+            at = (plateau.escape_time, 0.0)  # of the axes' height, which may be changed later
+            place(text, at, xytext=(-2, 4), xycoords=ax.get_xaxis_transform(), **style)

@@ -14,7 +14,7 @@ import odeae
 from odeae.sequential import Plateau, plateaus, plot_plateaus
 
 SPIKES = (1.0, 0.1, 0.01)
-DENSE = odeae.log_times(1e4, 3201)
+DENSE = odeae.log_times(1e4, 3201, start=1.0)
 TIMES = np.append(0.0, DENSE[1::8])
 
 
@@ -216,6 +216,44 @@ def test_noise_of_runs_neither_splits_nor_makes_plateaus(seed):
     assert_allclose([p.height - FLOOR for p in found[:3]], [0.555, 0.055, 0.005], rtol=0.025)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_noise_that_does_not_fall_with_the_error(seed):
+    """Runs of SGD once split the last plateau, or lost it: 0.03 ranks of noise on a slope of it."""
+    rng = np.random.default_rng(seed)
+    slope = 5e-3 * (0.2 - 0.06 * np.log(np.maximum(TIMES, 200.0) / 200.0))
+    error = np.maximum(LINEAR.error, FLOOR + slope) + 1.5e-4 * rng.standard_normal(len(TIMES))
+    found = plateaus(with_curve(error))
+    assert [p.rank for p in found] == [0, 1, 2, 3]
+    assert [p.left for p in found] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("end", [3e2, 1e3, 1e4, 1e6])
+def test_a_plateau_does_not_depend_on_how_long_the_curve_is(end):
+    """One neuron more than spikes: what its bulk modes decay by once hid the spike's plateau."""
+    trajectory = curve(hidden=2, spikes=(1.0,), std=0.03, times=odeae.log_times(end, 400, 0.1))
+    found = plateaus(trajectory)
+    assert [p.rank for p in found] == [0, 1, 2][: 2 + (end > 1e3)]
+    assert found[1].start == pytest.approx(4.5, rel=0.1)
+    assert found[1].end > 290.0
+    assert found[1].left == (end > 3e2)
+
+
+@pytest.mark.parametrize("noise", [3.0, 30.0, 300.0])
+def test_with_noise_levels_are_those_of_the_best_linear_maps(noise):
+    rho, eps = np.array(SPIKES), noise / 1000
+    network = odeae.Autoencoder(3, "linear")
+    spectrum = odeae.Spectrum.spiked(SPIKES, 1000)
+    p = odeae.Problem(spectrum, network, noise=noise)
+    found = plateaus(odeae.predict(p, odeae.aligned_state(p, 0.01, 0.01), TIMES))
+    best = 0.5 * np.cumsum(np.append(rho.sum() + 0.997, -(rho**2) / (rho + eps)))
+    assert [q.rank for q in found] == [0, 1, 2, 3]
+    assert_allclose([q.pca_error for q in found], best, rtol=1e-9)
+    assert_allclose([q.height for q in found], best, rtol=1e-3)
+    ax = plot_plateaus(odeae.predict(p, odeae.aligned_state(p, 0.01, 0.01), TIMES))
+    assert "linear map" in ax.get_ylabel()
+    plt.close(ax.figure)
+
+
 def test_an_overshoot_belongs_to_its_plateau():
     """Truncated SGD and Sanger's rule come down too far, rise a little and then stand."""
     x = np.log(np.maximum(TIMES, 1e-9) / 8.0)
@@ -376,6 +414,23 @@ def test_plot(name):
             assert inside.x0 <= box.x0 < box.x1 <= inside.x1
             assert inside.y0 <= box.y0 < box.y1 <= inside.y1
             assert not any(box.overlaps(other) for other in all_boxes[i + 1 :])
+    finally:
+        plt.close(ax.figure)
+
+
+def test_the_plot_shows_a_power_law_to_its_end_and_keeps_its_labels():
+    p = problem("erf", dim=3, bulk=0.0)
+    state = odeae.aligned_state(p, 0.03, 0.03)
+    trajectory = odeae.predict(p, state, np.append(0.0, np.geomspace(1.0, 1e7, 400)))
+    ax = plot_plateaus(trajectory)
+    try:
+        assert ax.get_ylim()[0] < trajectory.excess[-1]
+        ax.set_ylim(1e-3, 1.0)
+        ax.figure.draw_without_rendering()
+        inside = ax.get_window_extent()
+        escapes = [t for t in ax.texts if t.get_text().startswith("escape")]
+        assert len(escapes) == 3
+        assert all(inside.contains(*t.get_window_extent().min) for t in escapes)
     finally:
         plt.close(ax.figure)
 
