@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -265,6 +265,11 @@ def _derivatives(fn: Callable, order: int) -> list[Callable]:
     return functions
 
 
+def _plain(value: Any) -> Any:
+    """What is static must be no scalar of NumPy, which Equinox takes for an array."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class Quadrature(AbstractActivation):
     """Any smooth activation `fn`, averaged by the trapezoidal rule, which is spectral here.
 
@@ -281,8 +286,8 @@ class Quadrature(AbstractActivation):
     """
 
     fn: Callable = eqx.field(static=True)
-    scale: float = eqx.field(static=True, default=1.0)
-    q_max: float = eqx.field(static=True, default=100.0)
+    scale: float = eqx.field(static=True, converter=_plain, default=1.0)
+    q_max: float = eqx.field(static=True, converter=_plain, default=100.0)
 
     def __check_init__(self):
         if not callable(self.fn):
@@ -450,7 +455,8 @@ _CLOSED_FORMS = {"erf": Erf, "relu": ReLU, "linear": Linear}
 
 
 def activation(name: str) -> AbstractActivation:
-    """Return the activation called `name`: erf, relu, linear, tanh or gelu."""
+    """Return the activation called `name`: erf, relu, linear, tanh or gelu, in any case."""
+    name = name.lower()
     one_of("activation", name, [*_CLOSED_FORMS, *NAMED_FUNCTIONS])
     if name in _CLOSED_FORMS:
         return _CLOSED_FORMS[name]()

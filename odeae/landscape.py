@@ -128,6 +128,8 @@ def descend(
     inside = _components(components, len(values), hidden)
     eps = float(scalar("size", size))
     j, k = _pair(values, inside, hidden, pair)
+    if j is None and eps**2 >= 2.0:
+        raise ValueError(f"`size` must be below √2 for a neuron that is free, got {eps:g}")
     A = critical_weights(covariance, inside, hidden).A
     if j is None:
         A[:, len(inside)] = eps * vectors[:, k]
@@ -229,6 +231,8 @@ def _spectrum(given: Any, hidden: Any) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _components(given: Any, dim: int, hidden: int) -> tuple[int, ...]:
+    if np.ndim(given) != 1:
+        raise ValueError(f"`components` must be a list of whole numbers, got {given!r}")
     chosen = tuple(sorted(whole("components", i, at_least=0, at_most=dim - 1) for i in given))
     if len(set(chosen)) < len(chosen) or len(chosen) > hidden:
         raise ValueError(

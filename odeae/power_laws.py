@@ -81,6 +81,12 @@ class LocalSlopes(NamedTuple):
     times: np.ndarray
     slopes: np.ndarray
 
+    def __repr__(self):
+        return (
+            f"LocalSlopes: shape {self.slopes.shape}, {np.min(self.slopes):.5g} to "
+            f"{np.max(self.slopes):.5g}, over t = {self.times[0]:.4g} … {self.times[-1]:.4g}"
+        )
+
 
 def fit_power_law(
     curve: Any, values: Any = "excess", start: Any = None, end: Any = None
@@ -89,9 +95,10 @@ def fit_power_law(
 
     `curve`: a `Trajectory`, of theory or of runs, an `AlignedTrajectory`, anything with `times`, or
     times (T,) themselves. `values`: the name of one of its variables ("excess", "error", "T0",
-    "components.encoder") or an array of that layout (*runs, T, ...); beside bare times an array
-    (..., T). Every run and component is fitted on its own; `over_runs` averages them. The window
-    ends at the last time and is a decade long unless given.
+    "components.encoder") or an array of that layout (*runs, T, ...), such as neurons' own entries
+    `np.diagonal(theory.components.encoder, axis1=-2, axis2=-1)`; beside bare times (..., T). Every
+    run and component is fitted on its own; `over_runs` averages them. The window ends at the last
+    time and is a decade long unless given.
 
     Raises `ValueError` for values in the window that are not positive (pass their absolute value if
     a sign is all that is wrong), NaN after a solve stopped, a window beyond the curve, and fewer
@@ -238,8 +245,10 @@ def _check_positive(times, values, axis, name, curve):
         raise ValueError(
             f"`{name}` is NaN at t={t:.4g}{entry}; {hint}give an `end` before, or leave this out"
         )
+    own = values.ndim - axis == 3 and values.shape[-1] == values.shape[-2]
+    own = "the diagonal alone (np.diagonal(…, axis1=-2, axis2=-1)), " if own else ""
     raise ValueError(
         f"`{name}` must be positive and finite to have a logarithm, got {value:.4g} at "
-        f"t={t:.4g}{entry}; choose another window, or pass its absolute value or its difference "
-        "from where it ends"
+        f"t={t:.4g}{entry}; choose another window, or pass {own}its absolute value or its "
+        "difference from where it ends"
     )

@@ -23,6 +23,7 @@ from odeae.problem import Problem, check_state, sizes
 from odeae.rules import Hebb, Sanger, generalisation_error
 from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State, Unknowns, field_variances, total_overlaps
+from odeae.trajectory import Trajectory
 
 # A Jacobian of this many rows takes 130 MB; its factorisation some seconds.
 _LARGEST = 4096
@@ -63,8 +64,8 @@ class Directions(NamedTuple):
 
     `unstable`, `stable`, `flat`: eigenvalues with a real part above, below and at 0 (to the
     tolerance). `symmetric`: how many of the flat ones a symmetry explains. `frozen`: coordinates
-    that don't move and aren't counted among the others: rates of 0, encoders of modes without
-    variance (ρ̃ up to 1e-7 of the largest: those of a bulk at large D).
+    that don't move and aren't counted among the others: those whose rate × ρ̃ is up to 1e-7 of the
+    largest, so with rates of 0, and encoders of modes without variance or of a bulk at large D.
     """
 
     unstable: int
@@ -132,7 +133,8 @@ def fixed_points(
     the drift is at most `tol` times its natural size, the largest rate times the largest ρ̃ (plus
     the decay). `max_steps` of Levenberg–Marquardt, 1000 by default, from each start to a zero of
     the drift that `predict` integrates; saddles attract it no less than minima. What fails says so
-    in its `status` and never raises.
+    in its `status` and never raises: untied saturating networks without decay have no fixed point
+    but the origin (docs/theory.md §8).
 
     Directions count the eigenvalues of the linearisation; |Re λ| up to 1e-7 of the drift's size is
     flat. Flat ones are explained by the generators of the symmetries that problem has, of which
@@ -153,6 +155,8 @@ def fixed_points(
         raise ValueError(
             "`fixed_points` must have concrete arguments: call it outside jit and vmap"
         )
+    if np.ndim(problem.noise):
+        raise ValueError("`problem` must be a single one, got lanes: take one of them")
     if problem.rule.schedule is not None:
         raise ValueError(
             "`problem` must have no learning-rate `schedule`, under which the drift depends on "
@@ -174,6 +178,7 @@ def _list_of(states: Any) -> list[State]:
         raise ValueError(
             "`states` must be an odeae State or a list of them, got "
             + (type(states).__name__ if not isinstance(states, list | tuple) else "other things")
+            + ("; take its `final`" if isinstance(states, Trajectory) else "")
         )
     if not states:
         raise ValueError("`states` must hold at least one State, got an empty list")
