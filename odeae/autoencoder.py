@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.activations import AbstractActivation, activation
-from odeae.checks import flag, scalar, whole
+from odeae.checks import described, flag, scalar, whole
 from odeae.precision import Real, in_float64, is_traced
 from odeae.state import Modes
 
@@ -43,6 +43,8 @@ class Autoencoder(eqx.Module):
     bias: bool = eqx.field(static=True)
     output_bias: bool = eqx.field(static=True)
     gain: Float[Real, "*batch"]
+
+    __repr__ = described
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """Messages for people: what was expected of an argument, what was got, what to do."""
 
+import dataclasses
 import operator
 from typing import Any
 
@@ -31,8 +32,10 @@ def array(name: str, value: Any, shape: tuple[int | None, ...]) -> Real:
         want in (None, got) for want, got in zip(shape, values.shape, strict=True)
     )
     if not fits:
-        want = "be a single number" if shape == () else f"have shape {_shape(shape)}"
-        raise ValueError(f"`{name}` must {want}, got shape {_shape(values.shape)}")
+        words = {(): "a single number", (None,): "a list of numbers", (None, None): "a matrix"}
+        want = f"be {words[shape]}" if shape in words else f"have shape {_shape(shape)}"
+        got = "a single number" if values.shape == () else f"shape {_shape(values.shape)}"
+        raise ValueError(f"`{name}` must {want}, got {got}")
     if not is_traced(values):
         finite(name, values)
     return values
@@ -49,7 +52,8 @@ def numbers(name: str, value: Any) -> Real:
             raise TypeError
         return as_float(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}") from error
+        file = "; read the file first, as by numpy.load" if isinstance(value, str) else ""
+        raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}{file}") from error
 
 
 def covariance(name: str, value: Any) -> Real:
@@ -92,11 +96,11 @@ def finite(name: str, values: Real) -> None:
 
 
 def whole(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1) -> int:
-    """Return `value` as an int within its bounds (by default those of an int64)."""
+    """Return `value` as an int within its bounds (by default those of an int64); 1e9 is one."""
     try:
         number = operator.index(value)
     except TypeError:
-        number = None
+        number = int(value) if isinstance(value, float) and value.is_integer() else None
     if number is None or isinstance(value, bool):
         raise ValueError(f"`{name}` must be a whole number, got {_short(value)}")
     if number < at_least:
@@ -135,6 +139,20 @@ def save_times(times: Any) -> Real:
             f"`times` must increase, got {values[i + 1]:g} after {values[i]:g} at index {i + 1}"
         )
     return values
+
+
+def described(self: Any) -> str:
+    """Class(name=value, …) of a dataclass, single numbers as such and not as arrays: a __repr__."""
+    fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+    return f"{type(self).__name__}({', '.join(f'{n}={_value(x)}' for n, x in fields)})"
+
+
+def _value(x: Any) -> str:
+    if isinstance(x, np.ndarray | np.generic) and x.ndim == 0:
+        return f"{x.item():g}"
+    if is_traced(x) or isinstance(x, np.ndarray):
+        return f"array of shape {_shape(x.shape)}" if np.ndim(x) else "traced"
+    return repr(x)
 
 
 def _shape(shape) -> str:

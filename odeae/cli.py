@@ -70,7 +70,12 @@ def _command(*tables: list[config.Setting]) -> Callable:
             flag = f"--{s.name}/--no-{s.name}" if s.type is bool else f"--{s.name}"
             names = (flag, "-o") if s.name == "output" else (flag,)
             option = typer.Option(
-                *names, help=text, metavar=s.metavar, rich_help_panel=s.section, show_default=False
+                *names,
+                help=text,
+                metavar=s.metavar or ("INTEGER" if s.type is int else None),
+                parser=_whole if s.type is int else None,
+                rich_help_panel=s.section,
+                show_default=False,
             )
             kind = list[str] if s.type is dict else s.type
             parameters.append((s.key, Annotated[kind | None, option], None))
@@ -88,6 +93,17 @@ def _command(*tables: list[config.Setting]) -> Callable:
         return app.command(name=function.__name__)(command)
 
     return register
+
+
+def _whole(text: str) -> int:
+    """A whole number, also one such as 1e9."""
+    try:
+        number = float(text) if "e" in text.lower() else int(text)
+    except ValueError:
+        number = 0.5
+    if number % 1 != 0:
+        raise typer.BadParameter(f"{text!r} is not a whole number, such as 1000 or 1e9")
+    return int(number)
 
 
 def _start_jax() -> None:

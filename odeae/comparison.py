@@ -100,22 +100,23 @@ class Comparison:
         beyond = np.abs(self.deviation) > self._noise + 1e-9 * self.theory[0]
         most = np.max(np.abs(self.deviation[beyond]), initial=0.0)
         bound = f"noise meaning |z| < {self.threshold:.1f} for {self.runs} runs and {count} times"
-        allowance = f"finite-size allowance {self.allowance:.2g}"
-        within = f"{count - np.sum(beyond)} of {count} times lie within sampling noise"
+        allowance = f"the finite-size allowance of {self.allowance:.2g}"
+        out = np.sum(beyond)
+        within = f"{count - out} of {count} times lie within sampling noise ({bound})"
         meaning = {
             "noise": f"agrees: all {count} times lie within sampling noise ({bound}).",
-            "finite size": f"agrees: {within}, the others, up to {most:.2g} away, within noise and "
-            f"the {allowance} ({bound}).",
-            "deviates": f"deviates: {within}, the others are up to {most:.2g} away, or their "
-            f"average is, which noise and the {allowance} don't explain ({bound}).",
+            "finite size": f"agrees: {within}; the other {out} are at most {most:.2g} away, which "
+            f"noise and {allowance} explain.",
+            "deviates": f"deviates: {within}; the other {out} are up to {most:.2g} away, or their "
+            f"average is, which noise and {allowance} don't explain.",
             "too few runs": "can't tell: fewer than 4 runs leave the noise itself unknown.",
         }[self.verdict]
         return (
             f"theory against `{self.on}` of {self.runs} runs of {self.source}, D={self.dim}, "
             f"{count} times from t={self.times[0]:.4g} to {self.times[-1]:.4g}: {meaning}\n"
             f"Largest deviation {self.deviation[i]:+.3g} at t={self.times[i]:.4g} "
-            f"({100 * self.relative:.2g} % of the first error), largest z {self.z[j]:+.2f} at "
-            f"t={self.times[j]:.4g}; average over times {self.average:+.2g} ± "
+            f"({100 * self.relative:.2g} % of the first error, z {self.z[i]:+.2f}), largest z "
+            f"{self.z[j]:+.2f} at t={self.times[j]:.4g}; average over times {self.average:+.2g} ± "
             f"{self.average_error:.2g}, standard error at one time up to "
             f"{np.max(self.standard_error):.2g}."
         )

@@ -37,8 +37,8 @@ def _table(section: str, *rows: tuple) -> list[Setting]:
 SPECTRUM = _table(
     "spectrum",
     ("spikes", str, "Spikes, eigenvalue/D each, over an isotropic bulk: 1,0.6,0.3.", None, "LIST"),
-    ("dim", int, "Input dimension D (for --spikes and --power-law)."),
-    ("bulk", float, "Eigenvalue of the other D − M modes, for --spikes \\[1]."),
+    ("dim", int, "Input dimension D (with --spikes and --power-law)."),
+    ("bulk", float, "With --spikes: eigenvalue of the other D − M modes \\[1]."),
     ("power-law", float, "Eigenvalues falling as rank^(−EXPONENT).", None, "EXPONENT"),
     ("data", str, "Data file (rows, D): .npy, .npz, .csv or .txt.", None, "FILE"),
     ("covariance", str, "File with a covariance matrix (D, D).", None, "FILE"),
@@ -84,7 +84,8 @@ STATE = _table(
 TIMES = _table(
     "times",
     ("end", float, "Last time, in steps/D \\[100]."),
-    ("count", int, "Number of log-spaced times, from end/10⁴, and 0 \\[200; with runs 30]."),
+    ("start", float, "First time after 0 \\[end/10⁴, but 0.1 at most]."),
+    ("count", int, "Number of log-spaced times, with 0 \\[200; with runs 30]."),
     ("times", str, "These times instead: 0,1,10,100.", None, "LIST"),
 )
 SOLVE = _table(
@@ -161,7 +162,7 @@ def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> di
         values |= {s.key: s.default for s in settings if s.key in _PLACES}  # as for times
     for key in (given.get("grid") or values.get("grid") or {}).keys() & given:
         raise ValueError(f"`{key}` is swept, and also given a value: give one of the two")
-    if "times" in values and ("end" in given or "count" in given):
+    if "times" in values and given.keys() & {"start", "end", "count"}:
         values["times"] = None  # the flags ask for other times than the file
     return values | given
 
@@ -207,7 +208,7 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
         raise ValueError(f"{path}: {setting.key} must be a table, {table}, got {value!r}")
     whole = isinstance(value, int) and not isinstance(value, bool)
     good = {
-        int: whole,
+        int: whole or (isinstance(value, float) and value.is_integer()),
         float: whole or isinstance(value, float),
         bool: isinstance(value, bool),
         str: isinstance(value, str),
@@ -383,7 +384,8 @@ def build_times(values: dict[str, Any], count: int, dim: int | None = None) -> A
 
     if values["times"] is None:
         end = 100.0 if values["end"] is None else values["end"]
-        return log_times(end, count if values["count"] is None else values["count"], dim=dim)
+        count = count if values["count"] is None else values["count"]
+        return log_times(end, count, values["start"], dim)
     times = save_times(numbers("times", values["times"]))
     return times if dim is None else np.unique(np.round(times * dim)) / dim
 

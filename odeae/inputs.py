@@ -45,7 +45,8 @@ def natural_patches(size: int = 32, stride: int = 12) -> np.ndarray:
         from sklearn.datasets import load_sample_images
     except ImportError as error:
         raise ImportError(
-            f"the photographs come with the extra `data`: pip install 'odeae[data]' ({error})"
+            "the photographs come with the extra `data`: pip install 'odeae[data]', or in a clone "
+            f"pip install '.[data]' ({error})"
         ) from error
     names = ("astronaut", "camera", "chelsea", "coffee", "rocket")
     photographs = [getattr(data, name)() for name in names]

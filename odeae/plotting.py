@@ -65,11 +65,15 @@ def plot(
     """Draw error curves: theory as lines, simulations as points with standard errors.
 
     Of an ensemble, the mean and a band that holds the middle 80 % of its members at each time.
-    `levels`: PCA errors of rank 0 … K of the first trajectory as thin lines. `quantity`: what to
-    draw of simulations, `error` or `test_error`; default: `test_error` for real inputs. The time
-    axis is logarithmic (t = 0 is left out) unless times span less than a factor of 20. Returns the
-    Axes.
+    (A few late starts can pull the mean out of it.) `levels`: PCA errors of rank 0 … K of the first
+    trajectory as thin lines. `quantity`: `error`, `error_clean`, `excess` (above the level of rank
+    K) or `test_error`, which only simulations have: theory is its `error` then; default: `error`,
+    of real inputs `test_error`. The time axis is logarithmic (t = 0 is left out) unless times span
+    less than a factor of 20. Returns the Axes.
     """
+    if quantity is not None:
+        one_of("quantity", quantity, ["error", "error_clean", "excess", "test_error"])
+    of_theory = "error" if quantity in (None, "test_error") else quantity
     kinds = [type(trajectory).__name__ for trajectory in trajectories]
     if not kinds or set(kinds) != {"Trajectory"}:
         got = ", ".join(kinds) or "nothing"
@@ -84,7 +88,8 @@ def plot(
         first, last = min(first, times[times > 0].min(initial=np.inf)), max(last, times[-1])
         name = trajectory.source if labels is None else labels[i]
         if trajectory.source == ENSEMBLE:
-            curves = np.asarray(trajectory.error)[np.asarray(trajectory.status) == 0]
+            curves = np.asarray(getattr(trajectory, of_theory))
+            curves = curves[np.asarray(trajectory.status) == 0]
             if len(curves) == 0:
                 raise ValueError(f"no member of {name!r} finished: see its `status`")
             values = np.quantile(curves, [0.1, 0.9], axis=0)
@@ -95,7 +100,7 @@ def plot(
             ax.plot(times, curves.mean(axis=0), color=colour, lw=1.8, label=named)
             bands += 1
         elif trajectory.source == "theory":
-            curves = np.asarray(trajectory.error).reshape(-1, len(times))
+            curves = np.asarray(getattr(trajectory, of_theory)).reshape(-1, len(times))
             for j, curve in enumerate(curves):
                 ax.plot(
                     times,
@@ -111,8 +116,7 @@ def plot(
             real = "real" in trajectory.source
             own = " (test error)" if real and quantity is None and labels is None else ""
             shown = quantity or ("test_error" if real else "error")
-            values = getattr(trajectory, one_of("quantity", shown, ["error", "test_error"]))
-            values = np.asarray(values)[np.asarray(trajectory.status) == 0]
+            values = np.asarray(getattr(trajectory, shown))[np.asarray(trajectory.status) == 0]
             runs = values.shape[0]
             if runs == 0:
                 raise ValueError(f"no run of {name!r} finished: see its `status`")
@@ -140,6 +144,8 @@ def plot(
         _log(ax, "x")
         ax.set_xlim(first, last)
     pca = trajectories[0].pca_levels() if levels else None
+    if pca is not None and quantity == "excess":
+        pca = pca[:-1] - pca[-1]
     if pca is not None:
         low, high = min(low, pca[-1]), max(high, pca[-1])
     logarithmic = low > 0 and high > 20.0 * low
@@ -153,7 +159,8 @@ def plot(
     if pca is not None:
         _draw_levels(ax, pca)
     ax.set_xlabel("time  t = steps / D")
-    ax.set_ylabel("generalisation error  ‖x − x̂‖² / 2D")
+    above = "error above the PCA error of rank K  (‖x − x̂‖² / 2D)"
+    ax.set_ylabel(above if quantity == "excess" else "generalisation error  ‖x − x̂‖² / 2D")
     ax.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
     return ax
 
@@ -185,9 +192,9 @@ def _draw_levels(ax: Any, pca: np.ndarray) -> None:
 def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
     """Draw the entries of Q1, R1, T1 and T0 against time in four panels.
 
-    Diagonal entries have a colour per neuron, the others are grey; runs of a simulation (and lanes)
-    are averaged. `axes`: four Axes, or None for a new 2 × 2 figure. Returns them as an array, so
-    that `axes[0, 0].figure` is the figure.
+    Entries of a neuron with itself have its colour, the others are grey; runs of a simulation (and
+    lanes) are averaged. `axes`: four Axes, or None for a new 2 × 2 figure. Returns them as an
+    array, so that `axes[0, 0].figure` is the figure.
     """
     if axes is None:
         import matplotlib.pyplot as plt
@@ -204,7 +211,8 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
             for m in range(values.shape[-1]):
                 own = k == m
                 style = {"color": f"C{k % 10}", "lw": 1.5} if own else {"color": "0.6", "lw": 0.7}
-                label = f"k = l = {k}" if own else "k ≠ l" if (k, m) == (0, 1) else None
+                last = (k, m) == (values.shape[-1] - 1, 0)  # so that it's named last
+                label = f"neuron {k + 1}" if own else "two neurons" if last else None
                 ax.plot(times, values[:, k, m], label=label, zorder=2 if own else 1, **style)
         if positive.size and times[-1] > 20.0 * positive[0]:
             _log(ax, "x")
@@ -258,10 +266,11 @@ def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
             ax.plot(times, decoder[:, k, i], color=colour, lw=1.5, label=f"neuron {k + 1}")
             ax.plot(times, encoder[:, k, i], color=colour, lw=1.0, ls="--")
         ax.set_title(f"component {i + 1}", fontsize=10)
+    panels[0].plot([], [], color="0.4", lw=1.0, ls="--", label="encoder, within spikes")
     last = panels[shown]
     for values, style, name in (
         (overlaps.subspace_decoder, {"lw": 1.5}, "decoders"),
-        (overlaps.subspace_encoder, {"lw": 1.0, "ls": "--"}, "encoders"),
+        (overlaps.subspace_encoder, {"lw": 1.0, "ls": "--"}, "encoders, in all D"),
     ):
         last.plot(times, mean(values, 1), color="k", label=name, **style)
     last.set_title(f"share of the first {min(K, n)} spanned", fontsize=10)

@@ -261,8 +261,8 @@ def check_solver(solver: Any) -> diffrax.AbstractSolver:
         return EXPLICIT
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
-            "`solver` must be a diffrax solver that estimates its error, such as diffrax.Dopri8() "
-            f"or diffrax.Kvaerno5(), got {solver!r}"
+            "`solver` must be odeae.Rodas4() or a diffrax solver that estimates its error, such as "
+            f"diffrax.Dopri8(), got {solver!r}"
         )
     return solver
 

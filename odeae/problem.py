@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.autoencoder import Autoencoder
-from odeae.checks import close, scalar
+from odeae.checks import close, described, scalar
 from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum, bulk_eigenvalues, bulk_rows
@@ -44,7 +44,8 @@ class Problem(eqx.Module):
             ("rule", SGD() if rule is None else rule, AbstractRule),
         ):
             if not isinstance(value, kind):
-                raise ValueError(f"`{name}` must be an odeae {kind.__name__}, got {value!r}")
+                want = "rule such as SGD()" if kind is AbstractRule else kind.__name__
+                raise ValueError(f"`{name}` must be an odeae {want}, got {value!r}")
             setattr(self, name, value)
         self.noise = scalar("noise", noise, at_least=0.0)
         if autoencoder.hidden > spectrum.dim:
@@ -53,6 +54,8 @@ class Problem(eqx.Module):
                 f"{autoencoder.hidden}"
             )
         self.rule.check(autoencoder)
+
+    __repr__ = described
 
     @property
     def inputs(self) -> Inputs:
@@ -124,7 +127,10 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> None
     `diffusion`: whether what the noise of the steps has added may be part of it.
     """
     if not isinstance(state, State):
-        raise ValueError(f"`state` must be an odeae State, got {type(state).__name__}")
+        raise ValueError(
+            f"`state` must be an odeae State, got {type(state).__name__}; make it with "
+            "random_state, aligned_state or state_from_weights"
+        )
     spectrum, hidden = sizes(problem)
     network = problem.autoencoder
     spikes, bulk = spectrum.spikes.shape[0], sum(bulk_rows(spectrum, network.width))

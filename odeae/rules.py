@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from odeae.activations import Linear, mean_output, mean_slope, overlap
 from odeae.autoencoder import Autoencoder, Weights
-from odeae.checks import flag, scalar
+from odeae.checks import described, flag, scalar
 from odeae.compiler import computed_once
 from odeae.contractions import diagonal, lower, mixed, on_diagonal
 from odeae.diffusion import gradient_covariance
@@ -70,6 +70,8 @@ class AbstractRule(eqx.Module):
     weight_decay: eqx.AbstractVar[Any]
     schedule: eqx.AbstractVar[Any]
     feedback: eqx.AbstractVar[str]
+
+    __repr__ = described
 
     @abc.abstractmethod
     def rates(self, network: Autoencoder) -> tuple[Real, Real, Real, Real]:
@@ -210,7 +212,7 @@ class SGD(AbstractRule):
     gradients, so that D steps are one unit of time. `weight_decay`: κ, acts on W, V and the output
     bias (not on hidden biases) as −κ/D per step and carries no η. All may be traced.
 
-    `truncated`: neuron k learns from the reconstruction by neurons 0 … k alone, in both updates,
+    `truncated`: neuron k learns from the reconstruction by neurons 1 … k alone, in both updates,
     so that each finds its own principal component (paper §3.5).
     `gradient`: for tied weights, the path(s) of the gradient that train them: "full", "encoder" or
     "decoder"; tied weights have one rate, `lr`. Biases are trained in any case: hidden ones at

@@ -274,7 +274,8 @@ def _zarr() -> Any:
         import zarr
     except ImportError as error:
         raise ImportError(
-            "a store needs Zarr, which isn't installed: pip install 'odeae[sweep]'"
+            "a store needs Zarr, which isn't installed: pip install 'odeae[sweep]', or in a clone "
+            "pip install '.[sweep]'"
         ) from error
     return zarr
 
@@ -448,8 +449,13 @@ def _is_unfinished(folder: Path) -> bool:
 def _changes(stored: Layout, now: Layout) -> list[str]:
     """Where two layouts differ: values first, fingerprints only if nothing else tells."""
     pairs = zip(_described(stored), _described(now), strict=True)
-    *told, fingerprints = (list(_differences(*pair)) for pair in pairs)
-    return list(itertools.chain(*told)) or fingerprints
+    *told, (before, after) = pairs
+    told = list(itertools.chain(*(_differences(*pair) for pair in told)))
+    before, after = before[FINGERPRINTS], after[FINGERPRINTS]
+    changed = [name for name in before | after if before.get(name) != after.get(name)]
+    return told or [
+        f"{name} makes another problem or state than the stored one" for name in changed
+    ]
 
 
 def _described(layout: Layout) -> tuple[dict, dict, dict, dict]:

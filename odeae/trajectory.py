@@ -238,9 +238,11 @@ class Trajectory(eqx.Module):
         """Error above the PCA error of rank K, (…, T).
 
         From `predict` it is a sum of terms that vanish one by one (docs/theory.md §8), so that it
-        is as accurate relative to itself as the solve, also where it is 10^-10 of the error. Of a
-        simulation it is a difference, with the absolute accuracy of `error`. With noise, `error` is
-        that on corrupted inputs, the PCA error that of clean ones.
+        is as accurate relative to itself as the solve, also where it is 10^-10 of the error. Where
+        it vanishes exponentially, as in linear networks, the solve is accurate relative to the
+        weights, not to their distance from the end: give an `rtol` of 1e-10 there. Of a simulation
+        it is a difference, with the absolute accuracy of `error`. With noise, `error` is that on
+        corrupted inputs, the PCA error that of clean ones.
         """
         if self.above_pca is not None:
             return self.above_pca
@@ -465,6 +467,10 @@ def load(
             data = opened.load()
     except (OSError, ValueError, KeyError) as error:
         groups = _groups(path)
+        if group is not None and not groups:
+            raise ValueError(
+                f"{str(path)!r} has no groups, such as {group!r}: leave out `group`"
+            ) from error
         if group is not None and group not in groups:
             hint = nearest(group, groups)
             raise ValueError(f"no group {group!r} in {str(path)!r}{hint}") from error
@@ -757,14 +763,16 @@ def _unchecked(cls: type, **fields: Any) -> Any:
 def log_times(
     end: float, count: int = 200, start: float | None = None, dim: int | None = None
 ) -> np.ndarray:
-    """0 and log-spaced times (steps/D) from `start` (default end/10⁴) to `end`, `count` in all.
+    """0 and log-spaced times (steps/D) from `start` to `end`, `count` in all.
 
-    With `dim` they are rounded to whole steps of that D (and fewer, where several would coincide):
-    theory and simulation then stand at exactly the same times.
+    `start`: by default end/10⁴, but 0.1 at most, as the first components are learnt at times of
+    order 1. Plateaus want some 50 times per decade. With `dim` times are rounded to whole steps of
+    that D (and fewer, where several would coincide): theory and simulation then stand at exactly
+    the same times.
     """
     count = whole("count", count, at_least=2)
     end = float(scalar("end", end, above=0.0))
-    start = end * 1e-4 if start is None else float(scalar("start", start, above=0.0))
+    start = min(end * 1e-4, 0.1) if start is None else float(scalar("start", start, above=0.0))
     if start >= end:
         raise ValueError(f"`start` must be below `end`, got {start:g} and {end:g}")
     times = np.concatenate([[0.0], np.geomspace(start, end, count - 1)])

@@ -456,7 +456,8 @@ def _optional(name: str, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"this needs the package {name}; install it with: pip install 'odeae[{extra}]'"
+            f"this needs the package {name}: pip install 'odeae[{extra}]', or in a clone "
+            f"pip install '.[{extra}]'"
         ) from error
 
 

@@ -293,6 +293,9 @@ def test_spectrum_and_real_inputs(shell, tmp_path):
         (["predict", "--spkes", "1"], "No such option: --spkes"),
         (["compare", *SMALL, "--runs", "1"], "`runs` must be at least 2"),
         (["predict", "none.toml"], "no file 'none.toml'"),
+        (["predict", *SMALL, "--dim", "1.5"], "'1.5' is not a whole number, such as 1000 or 1e9"),
+        (["predict", *SMALL, "--count", "many"], "'many' is not a whole number"),
+        (["predict", *SMALL, "--start", "3"], "`start` must be below `end`, got 3 and 2"),
         (["simulate", *SMALL, "--inputs", "data"], "--inputs data needs --data"),
         (["simulate", *SMALL, "--inputs", "gausian"], "did you mean 'gaussian'"),
         (["spectrum", "none.npy"], "no file 'none.npy'"),
@@ -306,6 +309,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(shell, tmp_path, words, me
     assert err.count("\n") == 1
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_large_whole_numbers_may_have_an_exponent(shell, tmp_path):
+    """Also in the file, where 1e9 is a float."""
+    assert cli._whole("1e9") == 10**9
+    (tmp_path / "c.toml").write_text("[spectrum]\nspikes = [1.0, 0.6]\ndim = 1e2\n")
+    code, out, err = shell("predict", "c.toml", "--hidden", "2", "--start", "1", "--end", "2")
+    assert code == 0, err
+    assert "D=100," in out
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,8 @@ def test_verdict(offset, noise, verdict):
     assert check.agrees == (verdict != "deviates")
     words = {
         "noise": "agrees: all 20 times lie within sampling noise",
-        "finite size": "agrees: .* of 20 times lie within sampling noise, .*allowance 0.0025",
-        "deviates": "deviates: .* up to .* which noise and the .*allowance 0.0025 don't explain",
+        "finite size": "agrees: .* of 20 times lie within sampling noise .* of 0.0025 explain",
+        "deviates": "deviates: .* up to .* which noise and the .*allowance of 0.0025 don't explain",
     }
     assert re.search(words[verdict], str(check))
 

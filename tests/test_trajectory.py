@@ -152,6 +152,14 @@ def test_print_answers_the_first_questions(curves, lanes, problem):
     assert "status   ok" in text
     assert "3 runs" in str(curves["runs"])
     assert "2 lanes" in str(lanes)
+    text = str(problem)
+    assert "Problem(spectrum=Spectrum(dim=100, 2 spikes" in text
+    assert "rule=SGD(lr=1, lr_encoder=None," in text
+    assert text.endswith("noise=0)")
+    assert "lr=array of shape (2,)" in str(lanes.problem.rule)
+    texts = []
+    jax.eval_shape(lambda lr: texts.append(str(odeae.SGD(lr))), 1.0)
+    assert "lr=traced" in texts[0]
 
 
 def test_lanes_are_counted_and_drawn_without_those_that_failed(problem):
@@ -220,6 +228,9 @@ def test_load_says_what_is_wrong_with_a_file(tmp_path, curves):
     )
     with pytest.raises(ValueError, match="no odeae trajectory"):
         odeae.load(tmp_path / "other.nc")
+    curves["theory"].save(tmp_path / "one.nc")
+    with pytest.raises(ValueError, match="no groups, such as 'runs': leave out `group`"):
+        odeae.load(tmp_path / "one.nc", group="runs")
 
 
 def test_log_times_are_increasing_whole_steps():
@@ -228,6 +239,9 @@ def test_log_times_are_increasing_whole_steps():
     assert times[-1] == 10.0
     assert np.all(np.diff(times) > 0)
     np.testing.assert_allclose(times * 30, np.round(times * 30), atol=1e-12)
+    assert odeae.log_times(100.0, 5)[1] == pytest.approx(0.01)
+    assert odeae.log_times(1e9, 5)[1] == pytest.approx(0.1)  # not after all has been learnt
+    assert odeae.log_times(1e9, 5, 7.0)[1] == pytest.approx(7.0)
     with pytest.raises(ValueError, match="`end` must be positive, got -1"):
         odeae.log_times(-1.0)
     with pytest.raises(ValueError, match="`start` must be below `end`"):
@@ -259,6 +273,14 @@ def test_plots_show_what_they_claim(curves, lanes):
         odeae.plot(curves["theory"], labels=[])
     with pytest.raises(ValueError, match="unknown `quantity` 'eror'"):
         odeae.plot(curves["runs"], quantity="eror")
+    with pytest.raises(ValueError, match="unknown `quantity` 'Q1'"):
+        odeae.plot(curves["theory"], quantity="Q1")
+    ax = odeae.plot(curves["theory"], quantity="excess")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), curves["theory"].excess)
+    assert "above the PCA error" in ax.get_ylabel()
+    levels = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+    pca = curves["theory"].pca_levels()
+    np.testing.assert_allclose(sorted(levels), np.sort(pca[:-1] - pca[-1]), rtol=1e-12)
     plt.close("all")
 
 
