@@ -52,7 +52,8 @@ def numbers(name: str, value: Any) -> Real:
             raise TypeError
         return as_float(value)
     except (TypeError, ValueError) as error:
-        file = "; read the file first, as by numpy.load" if isinstance(value, str) else ""
+        path = isinstance(value, str) and "." in value
+        file = "; read the file first, as by numpy.load" if path else ""
         raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}{file}") from error
 
 
@@ -148,11 +149,11 @@ def described(self: Any) -> str:
 
 
 def _value(x: Any) -> str:
-    if isinstance(x, np.ndarray | np.generic) and x.ndim == 0:
-        return f"{x.item():g}"
-    if is_traced(x) or isinstance(x, np.ndarray):
-        return f"array of shape {_shape(x.shape)}" if np.ndim(x) else "traced"
-    return repr(x)
+    if is_traced(x):
+        return "traced"
+    if not hasattr(x, "shape"):
+        return repr(x)
+    return f"array of shape {_shape(x.shape)}" if x.shape else f"{x.item():g}"
 
 
 def _shape(shape) -> str:
