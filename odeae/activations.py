@@ -267,7 +267,7 @@ def _derivatives(fn: Callable, order: int) -> list[Callable]:
 
 def _plain(value: Any) -> Any:
     """What is static must be no scalar of NumPy, which Equinox takes for an array."""
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
 
 
 class Quadrature(AbstractActivation):
@@ -456,7 +456,7 @@ _CLOSED_FORMS = {"erf": Erf, "relu": ReLU, "linear": Linear}
 
 def activation(name: str) -> AbstractActivation:
     """Return the activation called `name`: erf, relu, linear, tanh or gelu, in any case."""
-    name = name.lower()
+    name = str(name).lower()
     one_of("activation", name, [*_CLOSED_FORMS, *NAMED_FUNCTIONS])
     if name in _CLOSED_FORMS:
         return _CLOSED_FORMS[name]()

@@ -52,7 +52,7 @@ def numbers(name: str, value: Any) -> Real:
             raise TypeError
         return as_float(value)
     except (TypeError, ValueError) as error:
-        path = isinstance(value, str) and "." in value
+        path = isinstance(value, str) and value.rpartition(".")[2].isalpha() and "." in value
         file = "; read the file first, as by numpy.load" if path else ""
         raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}{file}") from error
 
@@ -153,7 +153,7 @@ def _value(x: Any) -> str:
         return "traced"
     if not hasattr(x, "shape"):
         return repr(x)
-    return f"array of shape {_shape(x.shape)}" if x.shape else f"{x.item():g}"
+    return f"array of shape {_shape(x.shape)}" if x.shape or not hasattr(x, "item") else f"{x:g}"
 
 
 def _shape(shape) -> str:

@@ -98,12 +98,10 @@ def _command(*tables: list[config.Setting]) -> Callable:
 def _whole(text: str) -> int:
     """A whole number, also one such as 1e9."""
     try:
-        number = float(text) if "e" in text.lower() else int(text)
+        return config.whole(text)
     except ValueError:
-        number = 0.5
-    if number % 1 != 0:
-        raise typer.BadParameter(f"{text!r} is not a whole number, such as 1000 or 1e9")
-    return int(number)
+        text = f"{text!r} is not a whole number, such as 1000 or 1e9"
+        raise typer.BadParameter(text) from None
 
 
 def _start_jax() -> None:
@@ -375,6 +373,8 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
         checkpoint, done = saved.weights, float(saved.times[-1])
         if times[-1] <= done:
             raise ValueError(f"the saved runs already stand at t={done:g}; give a later --end")
+        if values["start"] is not None:
+            raise ValueError("--start has no meaning beside --resume; give --times")
         if values["times"] is None:
             from odeae.trajectory import log_times
 

@@ -102,13 +102,12 @@ class Comparison:
         bound = f"noise meaning |z| < {self.threshold:.1f} for {self.runs} runs and {count} times"
         allowance = f"the finite-size allowance of {self.allowance:.2g}"
         out = np.sum(beyond)
-        within = f"{count - out} of {count} times lie within sampling noise ({bound})"
+        within = f"{count - out} of {count} times lie within sampling noise ({bound}); "
+        within += f"the other {out} are up to {most:.2g} away" if out else "their average is not"
         meaning = {
             "noise": f"agrees: all {count} times lie within sampling noise ({bound}).",
-            "finite size": f"agrees: {within}; the other {out} are at most {most:.2g} away, which "
-            f"noise and {allowance} explain.",
-            "deviates": f"deviates: {within}; the other {out} are up to {most:.2g} away, or their "
-            f"average is, which noise and {allowance} don't explain.",
+            "finite size": f"agrees: {within}, which noise and {allowance} explain.",
+            "deviates": f"deviates: {within}, which noise and {allowance} don't explain.",
             "too few runs": "can't tell: fewer than 4 runs leave the noise itself unknown.",
         }[self.verdict]
         return (

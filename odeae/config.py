@@ -434,6 +434,17 @@ def _swept(setting: Setting, given: Any) -> list:
     return [_value(setting, value) for value in given]
 
 
+def whole(value: Any) -> int:
+    """A whole number of a file, or of a text such as 1000 or 1e9; raises `ValueError`."""
+    if isinstance(value, str):
+        value = float(value) if "e" in value.lower() else int(value)
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError
+        return int(value)
+    return operator.index(value)
+
+
 def _value(setting: Setting, value: Any) -> Any:
     """One swept value in the setting's type, from a file's value or the text of a flag."""
     if setting.metavar == "LIST":  # a text, so that it can label a curve
@@ -446,7 +457,7 @@ def _value(setting: Setting, value: Any) -> Any:
         if isinstance(value, bool) or (setting.type is str and not plain):
             raise ValueError
         if setting.type is int:
-            return int(value) if plain else operator.index(value)
+            return whole(value)
         return setting.type(value)
     except (AttributeError, KeyError, TypeError, ValueError):
         want = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts"}

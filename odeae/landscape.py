@@ -9,6 +9,7 @@ Components are counted from 0 at the largest eigenvalue. Source: docs/theory.md 
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -231,7 +232,7 @@ def _spectrum(given: Any, hidden: Any) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _components(given: Any, dim: int, hidden: int) -> tuple[int, ...]:
-    if np.ndim(given) != 1:
+    if not isinstance(given, Iterable) or isinstance(given, str):
         raise ValueError(f"`components` must be a list of whole numbers, got {given!r}")
     chosen = tuple(sorted(whole("components", i, at_least=0, at_most=dim - 1) for i in given))
     if len(set(chosen)) < len(chosen) or len(chosen) > hidden:

@@ -54,9 +54,9 @@ def aligned_curve(
     """Closed form of `predict(problem, aligned_state(problem, encoder, decoder), times)`.
 
     `encoder`, `decoder`: scalars or (K,), the start of w_k and u_k (1 and 1 are at rest, unless
-    there is noise or decay). Without weight decay they are
-    arbitrary (`mode_curve`); with it η_v w² = η_w u² must hold, which is w = ±u at equal rates
-    (`decayed_mode_curve`). Exact where `predict` leaves out `diffusion`.
+    there is noise or decay). Without weight decay they are arbitrary (`mode_curve`); with it
+    η_v w² = η_w u² must hold, which is w = ±u at equal rates (`decayed_mode_curve`). Exact where
+    `predict` leaves out `diffusion`.
 
     Raises `ValueError` unless the network is linear, untied and without biases, the rule SGD
     without a schedule, both rates positive and the start as above; and, where there is decay, if

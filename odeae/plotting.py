@@ -169,7 +169,7 @@ def _draw_levels(ax: Any, pca: np.ndarray) -> None:
     """PCA levels as thin lines; their ranks at the right edge where there is room."""
     transform = ax.transData
     taken = -np.inf
-    for rank in range(len(pca) - 1, -1, -1):  # the level of rank K is always named
+    for rank in range(len(pca) - 1, -1, -1):  # the lowest is always named
         if not ax.get_ylim()[0] <= pca[rank] <= ax.get_ylim()[1]:
             continue
         ax.axhline(pca[rank], color="0.55", lw=0.7, ls=(0, (4, 3)), zorder=1)
@@ -211,9 +211,10 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
             for m in range(values.shape[-1]):
                 own = k == m
                 style = {"color": f"C{k % 10}", "lw": 1.5} if own else {"color": "0.6", "lw": 0.7}
-                last = (k, m) == (values.shape[-1] - 1, 0)  # so that it's named last
-                label = f"neuron {k + 1}" if own else "two neurons" if last else None
+                label = f"neuron {k + 1}" if own else None
                 ax.plot(times, values[:, k, m], label=label, zorder=2 if own else 1, **style)
+        if values.shape[-1] > 1:
+            ax.plot([], [], color="0.6", lw=0.7, label="two neurons")
         if positive.size and times[-1] > 20.0 * positive[0]:
             _log(ax, "x")
             ax.set_xlim(positive[0], times[-1])

@@ -335,7 +335,8 @@ def predict(
     `adjoint`: how to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`
     for jvp). `progress`: a bar on stderr.
 
-    `final` of the result goes on: as `state` of another call, whose times count from there.
+    `final` of the result goes on: as `state` of another call, whose times count from there, and
+    those of its schedule.
 
     Pure JAX: `jit`, `vmap` and `grad` go through it. A single problem that fails raises
     `RuntimeError` saying when and why, unless `throw=False`; the part of the curve that was

@@ -22,7 +22,7 @@ _FLAT = 0.5
 # One plateau spans at most this part of the way from rank to rank, or it is a slope.
 _SPAN = 0.5
 # A short plateau must be left faster, per time, than the error falls on it, by this factor; one
-# that lasts longer than a factor e in time is one however it is left.
+# that is longer than this in x is one however it is left.
 _ESCAPE = 1.5
 _LONG = 1.0
 # Slopes are taken over this much of x on either side; drops, however fast, take several times that.
@@ -75,12 +75,12 @@ def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau,
     than one unit of x: a fall that slows down passes levels, too. Both scales are the curve's own:
     nothing is to be tuned. Stretches of one rank that a wiggle parts are one.
     Components of the same eigenvalue are learnt in one drop, so ranks may be skipped. Levels closer
-    than the curve's own jitter below them count as one, of the smallest rank.
+    than ten times the curve's mean jitter below them count as one, of the smallest rank.
 
     Raises `ValueError` for fewer than three times that were reached, for several curves without
     `which`, and under jit, vmap and grad.
     """
-    times, error, levels = _one_curve(trajectory, which)
+    times, error, levels, _ = _one_curve(trajectory, which)
     ranks, distinct = _distinct(levels, error)
     r = _in_ranks(error, distinct)
     x = np.log1p(times * _fastest(times, r))
@@ -93,8 +93,8 @@ def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau,
     return tuple(_plateau(times, error, rate, a, b, ranks, distinct) for a, b in kept)
 
 
-def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times and errors as far as they were reached, and the levels of rank 0 … K."""
+def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Times and errors as far as reached, levels of rank 0 … K, whether of noisy inputs."""
     if not isinstance(trajectory, Trajectory):
         raise ValueError(
             f"`trajectory` must be an odeae Trajectory, got {type(trajectory).__name__}"
@@ -133,7 +133,7 @@ def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.
             else "save more"
         )
         raise ValueError(f"`trajectory` must have reached at least 3 times, got {reached}; {how}")
-    return times[:reached], error[:reached], levels
+    return times[:reached], error[:reached], levels, bool(noise > 0.0)
 
 
 def _with_noise(levels: np.ndarray, noise: Any) -> np.ndarray:
@@ -144,10 +144,10 @@ def _with_noise(levels: np.ndarray, noise: Any) -> np.ndarray:
 
 
 def _distinct(levels: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks whose PCA errors the curve can tell from the one before, and these errors.
+    """Ranks whose levels the curve can tell from the one before, and these levels.
 
     What a curve jitters by once it is below the middle of a gap must be small against that gap: a
-    curve of the theory shows gaps of 1e-12, one of SGD only those above its own noise.
+    curve of the theory shows gaps down to rounding, one of SGD only those above its own noise.
     """
     jitter = np.abs(np.diff(error, 2)) * (np.diff(error)[1:] * np.diff(error)[:-1] < 0.0)
     ranks = [0]
@@ -201,7 +201,10 @@ def _stretches(x: np.ndarray, r: np.ndarray) -> list[tuple[int, int]]:
         kept = []
         for a, b in found:
             steep = np.ptp(r[a : b + 1]) > _SPAN
-            kept += within(a, b, 0.5 * limit) if steep else [(a, b)] if b > a else []
+            if steep and limit > 1e-3 * _FLAT:  # below, it's noise as fast as it was saved
+                kept += within(a, b, 0.5 * limit)
+            elif not steep and b > a:
+                kept.append((a, b))
         return kept
 
     found = within(0, len(x) - 1, _FLAT)
@@ -229,12 +232,13 @@ def _is_left_faster(rate: np.ndarray, stretches: list[tuple[int, int]], i: int) 
 
 def _plateau(times, error, rate, a: int, b: int, ranks, distinct) -> Plateau:
     """What there is to say of the flat stretch from index a to b."""
-    height = float(error[a + np.argmin(rate[a : b + 1])])
+    slowest = a + int(np.argmin(rate[a : b + 1]))
+    height = float(error[slowest])
     place = round(float(np.clip(_in_ranks(np.array(height), distinct), 0, len(distinct) - 1)))
     left, escape = b < len(times) - 1, np.inf
     if place < len(distinct) - 1:
         low = height - 0.5 * (distinct[place] - distinct[place + 1])
-        after = np.flatnonzero(error[a:] <= low) + a
+        after = np.flatnonzero(error[slowest:] <= low) + slowest
         if len(after):
             i = after[0]
             part = (error[i - 1] - low) / (error[i - 1] - error[i])
@@ -257,7 +261,7 @@ def plot_plateaus(
     out; `odeae.plateaus` has the numbers. Returns the Axes. Raises the errors of `odeae.plateaus`.
     """
     found = plateaus(trajectory, which)
-    times, error, levels = _one_curve(trajectory, which)
+    times, error, levels, noisy = _one_curve(trajectory, which)
     ax = _axes(ax, figsize=(7.2, 4.6))
     excess, rungs = error - levels[-1], levels - levels[-1]
     curve = ax.plot(times, excess, color=_COLOURS[0], lw=1.8, zorder=3)[0]
@@ -270,7 +274,7 @@ def plot_plateaus(
         if left < plateau.escape_time < right:
             ax.axvline(plateau.escape_time, color="0.4", lw=0.9, ls=":", zorder=1)
     ax.set_xlabel("time  t = steps / D")
-    what = "that of the best linear map" if np.any(trajectory.problem.noise) else "the PCA error"
+    what = "that of the best linear map" if noisy else "the PCA error"
     ax.set_ylabel(f"error above {what} of rank {len(levels) - 1}")
     if labels:
         _write(ax, curve, found, levels[-1])
@@ -334,4 +338,11 @@ def _write(ax: Any, curve: Any, found: tuple[Plateau, ...], floor: float) -> Non
             style = {"rotation": 90, "ha": "right", "va": "bottom", "color": "0.3"}
             text = f"escape t = {plateau.escape_time:.4g}"
             at = (plateau.escape_time, 0.0)  # of the axes' height, which may be changed later
-            place(text, at, xytext=(-2, 4), xycoords=ax.get_xaxis_transform(), **style)
+            place(
+                text,
+                at,
+                xytext=(-2, 4),
+                xycoords=ax.get_xaxis_transform(),
+                annotation_clip=True,
+                **style,
+            )

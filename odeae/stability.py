@@ -204,7 +204,7 @@ def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> Fi
     residual = np.max(np.abs(drift)[~_coordinates(problem, wide).frozen], initial=0.0)
     finite = bool(np.all(np.isfinite(y)) and (np.isfinite(residual) or not resolved))
     small = bool(resolved and residual <= tol * scale)
-    status = _status(finite, bool(resolved if small else clear), small, bool(spent))
+    status = _status(finite, bool(small or clear), small, bool(spent))
     found = equations.state(jnp.asarray(y))
     parts = _classify(problem, wide, found, np.asarray(jacobian), scale)
     return FixedPoint(found, error, residual, status, int(steps), *parts)
@@ -259,8 +259,8 @@ def _search(equations: Equations, state: State, moves, tolerance, max_steps: int
 def _linearise(equations: Equations, y, wide: Equations):
     """Error, drift, whether averages are resolved here and a bit further out, and the Jacobian.
 
-    It has a row of zeros for each bin. A search that wants to leave what a Quadrature resolves has
-    its steps rejected there and creeps to the border.
+    The Jacobian has a row of zeros for each bin. A search that wants to leave what a Quadrature
+    resolves has its steps rejected there and creeps to the border.
     """
     unknowns, inputs = equations.unknowns(y), equations.inputs
     total = total_overlaps(unknowns, inputs)

@@ -170,6 +170,7 @@ def test_resume_takes_the_runs_of_a_comparison_but_no_others(shell):
         (["--seed", "1"], "--seed 1 can't change with --resume"),
         (["--lr", "0.5"], "have another rule than these settings"),
         (["--activation", "relu"], "have another autoencoder than"),
+        (["--start", "1"], "--start has no meaning beside --resume"),
     ):
         code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "both.nc", *flags)
         assert code == 1
@@ -314,6 +315,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(shell, tmp_path, words, me
 def test_large_whole_numbers_may_have_an_exponent(shell, tmp_path):
     """Also in the file, where 1e9 is a float."""
     assert cli._whole("1e9") == 10**9
+    assert config.build_grid({"grid": {"dim": "1e2,1e3"}}) == {"dim": [100, 1000]}
+    assert config.build_grid({"grid": {"seed": {"from": 0.0, "to": 2}}}) == {"seed": [0, 1, 2]}
     (tmp_path / "c.toml").write_text("[spectrum]\nspikes = [1.0, 0.6]\ndim = 1e2\n")
     code, out, err = shell("predict", "c.toml", "--hidden", "2", "--start", "1", "--end", "2")
     assert code == 0, err

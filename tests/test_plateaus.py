@@ -263,6 +263,15 @@ def test_an_overshoot_belongs_to_its_plateau():
     assert found[1].height - FLOOR == pytest.approx(0.055, rel=0.025)
 
 
+def test_a_curve_that_rises_before_it_falls():
+    """The escape is looked for after the slowest moment: from the start it was found before 0."""
+    x = np.log(np.maximum(TIMES, 1.0))
+    error = FLOOR + np.interp(x, [0.0, 3.0, 5.0, 6.0, 9.3], [0.02, 0.05, 0.055, 0.005, 0.005])
+    first = plateaus(with_curve(error))[0]
+    assert first.rank == 1
+    assert first.start < np.exp(5.0) < first.escape_time < np.exp(6.0)
+
+
 def test_equal_eigenvalues_are_learnt_at_once():
     found = plateaus(curve(spikes=(1.0, 1.0, 0.01)))
     assert [p.rank for p in found] == [0, 2, 3]

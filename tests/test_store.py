@@ -281,7 +281,7 @@ def changed(**changes):
         (changed(rates=(0.3, 0.2), rtol=1e-5, about=""), "sweep: `lr[0]`: stored 0.1, now 0.3, `"),
         (
             changed(problems={"a": 2}),
-            "a makes another problem or state than the stored one: ",
+            "`a` makes another problem or state than then: ",
         ),
         (changed(problems={"a": 2}, rtol=1e-5), "sweep: `rtol`: stored 1e-06, now 1e-05: give"),
         (changed(a=1, b=2, c=3, rtol=0), "and 1 more"),

@@ -43,6 +43,15 @@ def test_a_saved_trajectory_comes_back_equal(curves, name, tmp_path):
     assert eqx.tree_equal(odeae.load(tmp_path / "x.nc"), curves[name]) is True
 
 
+def test_a_file_of_before_there_was_a_final_state_is_read(curves, tmp_path):
+    data = curves["theory"].to_xarray()
+    data = data.drop_vars([name for name in data if str(name).startswith("final_")])
+    data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    back = odeae.load(tmp_path / "x.nc")
+    assert back.final is None
+    assert eqx.tree_equal(back.initial, curves["theory"].initial) is True
+
+
 def test_several_trajectories_share_a_file_and_order_and_eigenvalues_come_back(tmp_path):
     """A spectrum of data has what a spiked one lacks: order, eigenvalues, mean."""
     rng = np.random.default_rng(0)
@@ -92,6 +101,8 @@ def test_lanes_come_back_equal(lanes, tmp_path):
     np.testing.assert_array_equal(back.error, lanes.error)
     np.testing.assert_array_equal(back.problem.rule.lr, [0.5, 1.0])
     assert back.to_xarray()["Q1"].dims == ("lane", "time", "k", "l")
+    np.testing.assert_array_equal(back.final.bulk.encoder, lanes.final.bulk.encoder)
+    assert back.to_xarray()["final_spikes_decoder"].dims == ("lane", "spike", "k")
 
 
 def test_quadrature_activations_survive_a_file_only_if_they_have_a_name(tmp_path, curves):
@@ -160,6 +171,7 @@ def test_print_answers_the_first_questions(curves, lanes, problem):
     texts = []
     jax.eval_shape(lambda lr: texts.append(str(odeae.SGD(lr))), 1.0)
     assert "lr=traced" in texts[0]
+    assert "SGD(lr=array of shape ()" in str(jax.eval_shape(lambda: odeae.SGD(1.0)))
 
 
 def test_lanes_are_counted_and_drawn_without_those_that_failed(problem):
@@ -269,6 +281,8 @@ def test_plots_show_what_they_claim(curves, lanes):
     axes = curves["theory"].plot_order_parameters()
     assert axes.shape == (2, 2)
     np.testing.assert_array_equal(axes[0, 1].lines[1].get_ydata(), curves["theory"].R1[:, 0, 1])
+    named = [text.get_text() for text in axes[0, 0].get_legend().get_texts()]
+    assert named == ["neuron 1", "neuron 2", "two neurons"]
     with pytest.raises(ValueError, match="`labels` must have 1 entries"):
         odeae.plot(curves["theory"], labels=[])
     with pytest.raises(ValueError, match="unknown `quantity` 'eror'"):
