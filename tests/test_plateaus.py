@@ -265,11 +265,11 @@ def test_an_overshoot_belongs_to_its_plateau():
 
 def test_a_curve_that_rises_before_it_falls():
     """The escape is looked for after the slowest moment: from the start it was found before 0."""
-    x = np.log(np.maximum(TIMES, 1.0))
-    error = FLOOR + np.interp(x, [0.0, 3.0, 5.0, 6.0, 9.3], [0.02, 0.05, 0.055, 0.005, 0.005])
-    first = plateaus(with_curve(error))[0]
-    assert first.rank == 1
-    assert first.start < np.exp(5.0) < first.escape_time < np.exp(6.0)
+    t = np.linspace(0.0, 1000.0, 4001)
+    rise, fall = 0.06 - 0.026 * np.exp(-t / 50.0), np.maximum(0.06 - 0.05 * (t - 500.0), 0.005)
+    first = plateaus(with_curve(FLOOR + np.where(t < 500.0, rise, fall), t))[0]
+    assert (first.rank, first.start) == (1, 0.0)
+    assert first.escape_time == pytest.approx(500.5, abs=0.1)
 
 
 def test_equal_eigenvalues_are_learnt_at_once():
