@@ -206,10 +206,10 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
             return value
         table = f"[{setting.section}.{setting.key}]"
         raise ValueError(f"{path}: {setting.key} must be a table, {table}, got {value!r}")
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    integer = isinstance(value, int) and not isinstance(value, bool)
     good = {
-        int: whole or (isinstance(value, float) and value.is_integer()),
-        float: whole or isinstance(value, float),
+        int: integer or (isinstance(value, float) and value.is_integer()),
+        float: integer or isinstance(value, float),
         bool: isinstance(value, bool),
         str: isinstance(value, str),
     }[setting.type]

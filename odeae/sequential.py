@@ -139,7 +139,7 @@ def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.
 def _with_noise(levels: np.ndarray, noise: Any) -> np.ndarray:
     """Levels of linear maps on inputs corrupted at ε = s²/D: mode i gains ½ρ̃²/(ρ̃ + ε), not ½ρ̃."""
     gaps = levels[:-1] - levels[1:]
-    gain = gaps * np.divide(2.0 * gaps, 2.0 * gaps + noise, out=np.zeros_like(gaps), where=gaps > 0)
+    gain = gaps * 2.0 * gaps / (2.0 * gaps + noise)
     return levels[0] - np.concatenate([[0.0], np.cumsum(gain)])
 
 

@@ -453,7 +453,7 @@ def _changes(stored: Layout, now: Layout) -> list[str]:
     told = list(itertools.chain(*(_differences(*pair) for pair in told)))
     before, after = before[FINGERPRINTS], after[FINGERPRINTS]
     changed = [name for name in before | after if before.get(name) != after.get(name)]
-    return told or [f"`{name}` makes another problem or state than then" for name in changed]
+    return told or [f"`{name}` now makes another problem or state" for name in changed]
 
 
 def _described(layout: Layout) -> tuple[dict, dict, dict, dict]:

@@ -244,12 +244,13 @@ def test_with_noise_levels_are_those_of_the_best_linear_maps(noise):
     network = odeae.Autoencoder(3, "linear")
     spectrum = odeae.Spectrum.spiked(SPIKES, 1000)
     p = odeae.Problem(spectrum, network, noise=noise)
-    found = plateaus(odeae.predict(p, odeae.aligned_state(p, 0.01, 0.01), TIMES))
+    theory = odeae.predict(p, odeae.aligned_state(p, 0.01, 0.01), TIMES)
+    found = plateaus(theory)
     best = 0.5 * np.cumsum(np.append(rho.sum() + 0.997, -(rho**2) / (rho + eps)))
     assert [q.rank for q in found] == [0, 1, 2, 3]
     assert_allclose([q.pca_error for q in found], best, rtol=1e-9)
     assert_allclose([q.height for q in found], best, rtol=1e-3)
-    ax = plot_plateaus(odeae.predict(p, odeae.aligned_state(p, 0.01, 0.01), TIMES))
+    ax = plot_plateaus(theory)
     assert "linear map" in ax.get_ylabel()
     plt.close(ax.figure)
 

@@ -279,10 +279,7 @@ def changed(**changes):
         (changed(rates=(1, 2)), "sweep: `lr[0]`: stored 0.1, now 1, `coords.lr.dtype`: stored 'fl"),
         (changed(lanes=(3, 5), rates=(0.1, 0.2, 0.3)), "sweep: `lr`: stored 2 values, now 3, `la"),
         (changed(rates=(0.3, 0.2), rtol=1e-5, about=""), "sweep: `lr[0]`: stored 0.1, now 0.3, `"),
-        (
-            changed(problems={"a": 2}),
-            "`a` makes another problem or state than then: ",
-        ),
+        (changed(problems={"a": 2}), "sweep: `a` now makes another problem or state: give"),
         (changed(problems={"a": 2}, rtol=1e-5), "sweep: `rtol`: stored 1e-06, now 1e-05: give"),
         (changed(a=1, b=2, c=3, rtol=0), "and 1 more"),
     ],

@@ -493,7 +493,7 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
         ({"grid": {**GRID, "std": [0.3]}}, r"`std`: stored nothing, now \[0.3\], `lanes`"),
         ({"grid": dict(reversed(GRID.items()))}, "`lanes`: stored 'seed 6, lr 8', now 'lr 8, "),
         ({"grid": {**GRID, "lr": 1.1 * LR}, "rtol": 1e-5, "build": other}, r"`lr.*, `rtol`: .*05:"),
-        ({"build": other}, r"`build\(seed=0, lr=0.5\)` makes another problem or state than then"),
+        ({"build": other}, r"`build\(seed=0, lr=0.5\)` now makes another problem or state"),
     ]
     for change, said in changes:
         options = {"build": build, "times": TIMES, "save": SAVE, "chunk": 8, **base, **change}
