@@ -29,7 +29,7 @@ from odeae.activations import (
 from odeae.autoencoder import Autoencoder
 from odeae.checks import array, numbers, save_times, scalar, whole
 from odeae.contractions import diagonal
-from odeae.equations import is_huge, max_norm
+from odeae.equations import is_huge
 from odeae.excess import excess_error
 from odeae.gaussian import beyond_sine, safe_sqrt
 from odeae.precision import Real, in_float64, is_traced
@@ -37,9 +37,10 @@ from odeae.prediction import MAX_STEPS, status_of
 from odeae.problem import Problem, check_state, sizes
 from odeae.rosenbrock import Rodas4
 from odeae.rules import AbstractRule
-from odeae.schedules import check_schedule, jump_times, longest_step
+from odeae.schedules import check_schedule, jumps_before, longest_step
 from odeae.spectrum import leading_modes
 from odeae.state import Modes, State, total_overlaps
+from odeae.step_control import ROUNDING_IMPLICIT, SMALLEST, StepControl
 from odeae.trajectory import Status
 
 
@@ -373,20 +374,21 @@ def _stop(t, y, equations: Reduced, **kwargs):
     return ~resolved | is_huge(y)
 
 
+def _of_mode(equations: Reduced, size):
+    """For each unknown (K, n) the largest of its mode, which its rate of change is made of."""
+    return jnp.broadcast_to(jnp.max(size, axis=1, keepdims=True), size.shape)
+
+
 @eqx.filter_jit
 def _solve(equations: Reduced, start, times, rtol, max_steps):
     """Unknowns (T, K, n), excess (T,) over the K modes, status, stop time."""
     schedule = equations.rule.schedule
-    # α may fall for ever, so its tolerance is relative; a start at exactly 0 needs some absolute.
-    # A bias settles at 0 by cancellation.
-    atol = rtol * jnp.full((1, start.shape[1]), 1e-12)
-    atol = atol.at[:, -1].set(1e-3 * rtol) if equations.biased else atol
-    controller = diffrax.PIDController(
-        rtol=rtol, atol=atol, norm=max_norm, dtmin=1e-100 * times[-1], force_dtmin=False,
-        dtmax=longest_step(schedule, times[-1]),
+    controller = StepControl(
+        rtol, SMALLEST * rtol, times[-1], longest_step(schedule, times[-1]), _of_mode,
+        ROUNDING_IMPLICIT,
     )  # fmt: skip
     controller = diffrax.ClipStepSizeController(
-        controller, step_ts=times, jump_ts=jump_times(schedule)
+        controller, step_ts=times, jump_ts=jumps_before(schedule, times[-1])
     )
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(reduced_drift), Rodas4(), t0=0.0, t1=times[-1], dt0=None, y0=start,

@@ -10,7 +10,7 @@ from odeae.precision import Real
 from odeae.problem import Problem
 from odeae.rules import AbstractRule
 from odeae.spectrum import Leading, Spectrum, leading_modes
-from odeae.state import Inputs, State, Unknowns
+from odeae.state import Inputs, Modes, State, Unknowns
 
 # Weights that have grown to this size count as diverged: products of four of them don't overflow.
 HUGE = 1e50
@@ -74,28 +74,34 @@ def vector_field(t, y, equations: Equations):
     )
 
 
-def max_norm(y):
-    """Return the largest entry, infinite if there is a NaN."""
-    # An RMS norm would be diluted by the passive rows of the bulk. NaN must count as infinite:
-    # the next step would be NaN too, and no step after it would ever be accepted.
-    return jnp.max(jnp.where(jnp.isnan(y), jnp.inf, jnp.abs(y)))
-
-
 def is_huge(y):
     """Whether a number has grown beyond what can be followed, or is none."""
     return ~(jnp.max(jnp.abs(y)) < HUGE)
 
 
-def smallest_scale(state: State):
-    """Smallest non-zero root mean square among the parts of the rows, at most 1.
+def surroundings(equations: Equations, size):
+    """For each entry of packed rows, the size of the terms that its rate of change is made of.
 
-    Rows of a trained network are of order one, however large they began.
+    An entry is fed by the other weight of its neuron in that mode, and by all neurons of the mode
+    in proportion to how much the neuron takes part: w_τk feels u_τk and Σ_a M_ka w_τa. A bias and
+    an output bias are fed by all weights of their neuron and of their mode.
     """
-    parts = [part for part in jax.tree.leaves((state.spikes, state.bulk)) if part.size]
-    sizes = jnp.stack([jnp.sqrt(jnp.mean(jnp.square(part))) for part in parts])
-    return jax.lax.stop_gradient(jnp.min(jnp.where(sizes > 0, sizes, 1.0), initial=1.0))
+    network, (rows, _, added) = equations.network, equations.unknowns(size)
+    weights = rows.decoder if network.tied else jnp.maximum(rows.encoder, rows.decoder)
+    mode, neuron = jnp.max(weights, axis=1), jnp.max(weights, axis=0)
+    largest = jnp.max(neuron, axis=0)
+    share = neuron / jnp.where(largest > 0.0, largest, 1.0)
+    output = None
+    if rows.output is not None:
+        output = mode = jnp.maximum(mode, rows.output)
+    weights = weights + mode[:, None] * share[None]
+    if added is not None:
+        spread = jnp.sqrt(jnp.abs(jnp.diagonal(added)))
+        added = spread[:, None] * spread[None, :]
+    return equations.vector(Unknowns(Modes(weights, weights, output), neuron, added))
 
 
-def default_atol(state: State, rtol):
-    """The absolute tolerance that follows the problem: rtol × 0.1 × the smallest scale."""
-    return 0.1 * rtol * smallest_scale(state)
+def mode_sizes(equations: Equations, size):
+    """Largest weight of every mode, of packed rows of absolute values `size`."""
+    rows = equations.unknowns(size).rows
+    return jnp.max(jnp.maximum(rows.encoder, rows.decoder), axis=1)

@@ -19,12 +19,13 @@ import numpy as np
 
 from odeae.activations import Quadrature
 from odeae.compiler import computed_once, loop_as_one_kernel
-from odeae.equations import HUGE, Equations, default_atol, max_norm, vector_field
+from odeae.equations import HUGE, Equations, surroundings, vector_field
 from odeae.excess import excess_error
 from odeae.precision import Real
 from odeae.rules import generalisation_error
 from odeae.schedules import longest_step
 from odeae.state import Overlaps, State, total_overlaps
+from odeae.step_control import SMALLEST, StepControl, pid, tolerance
 from odeae.trajectory import Status
 
 # What can be saved beside the error.
@@ -92,13 +93,6 @@ def _field(_, y, here: Here):
         factor = jax.vmap(lambda schedule, t: schedule(t), in_axes=(-1, 0))(rule.schedule, here.t)
     unknowns = equations.unknowns(y)
     return equations.vector(rule.drift(equations.network, equations.inputs, unknowns, factor))
-
-
-def _controller(rtol, atol, schedule, end):
-    return diffrax.PIDController(
-        rtol=rtol, atol=atol, norm=max_norm, pcoeff=0.4, icoeff=0.3,
-        dtmin=1e-100 * end, force_dtmin=False, dtmax=longest_step(schedule, end),
-    )  # fmt: skip
 
 
 class Lanes(diffrax.AbstractSolver):
@@ -171,7 +165,8 @@ class Lanes(diffrax.AbstractSolver):
         y1, stages = self._stages(terms, y, lane, h)
         error = h * _combined(tableau.b_error, stages)
         size = jnp.maximum(jnp.abs(y), jnp.abs(y1))
-        error = _largest(jnp.abs(error) / (lane.atol + common.rtol * size))
+        around = surroundings(lane.equations, size)
+        error = _largest(jnp.abs(error) / tolerance(size, around, common.rtol, lane.atol))
         keep, dt, control, alive = self._control(lane, new_t, error, end)
         finite = _largest(size) < HUGE
         accept = (lane.status == IN_WORK) & keep & finite
@@ -225,7 +220,7 @@ class Lanes(diffrax.AbstractSolver):
         """Return what diffrax's own step control says to each lane's scaled error."""
 
         def of_lane(schedule, t, new_t, error, control):
-            controller, zero = _controller(0.0, 1.0, schedule, end), jnp.zeros(())
+            controller, zero = pid(0.0, 1.0, end, longest_step(schedule, end)), jnp.zeros(())
             order = self.pair.error_order(None)
             keep, t0, t1, _, control, result = controller.adapt_step_size(
                 t, new_t, zero, zero, None, error, order, control
@@ -341,25 +336,27 @@ def _serve(y, slots: Slots) -> tuple[Real, Slots]:
     return jax.lax.while_loop(lambda carry: jnp.any(ended(carry[1])), serve, (y, slots))
 
 
-def _begin(equations: Equations, state: State, common: Common, atol, pair, measure):
-    """One lane at t = 0: its rows, and where it stands."""
+def _begin(equations: Equations, state: State, start, common: Common, atol, pair, measure):
+    """One lane at t = `start`: its rows, and where it stands."""
     y, end = equations.pack(state), common.times[-1]
     if atol is None:
-        atol = default_atol(state, common.rtol)
+        atol = SMALLEST * common.rtol
     terms = diffrax.ODETerm(vector_field)
-    first, control = _controller(common.rtol, atol, equations.rule.schedule, end).init(
-        terms, jnp.zeros(()), end, y, None, equations, pair.func, pair.error_order(terms)
+    longest = longest_step(equations.rule.schedule, end)
+    first, control = StepControl(common.rtol, atol, end, longest, surroundings).init(
+        terms, start, end, y, None, equations, pair.func, pair.error_order(terms)
     )
+    first = jnp.maximum(first - start, jnp.spacing(start))
     now = measure(equations, y)
-    at_start = (jnp.arange(common.times.shape[0]) == 0) & (common.times[0] == 0.0)
+    at_start = (jnp.arange(common.times.shape[0]) == 0) & (common.times[0] == start)
 
     def saved_at_start(x):
         return jnp.where(at_start.reshape(-1, *[1] * x.ndim), x[None], jnp.nan)
 
     lane = Lane(
         equations=equations,
-        t=jnp.zeros(()),
-        k=vector_field(jnp.zeros(()), y, equations),
+        t=start,
+        k=vector_field(start, y, equations),
         dt=first,
         control=control,
         atol=jnp.asarray(atol, float),
@@ -367,7 +364,9 @@ def _begin(equations: Equations, state: State, common: Common, atol, pair, measu
         saved=at_start[0].astype(int),
         measured=jax.tree.map(saved_at_start, now),
         # Where rows or rates are not finite there is no first step.
-        status=jnp.select([end == 0, ~jnp.isfinite(first)], [Status.OK, Status.DIVERGED], IN_WORK),
+        status=jnp.select(
+            [end == start, ~jnp.isfinite(first)], [Status.OK, Status.DIVERGED], IN_WORK
+        ),
     )
     return y, lane
 
@@ -426,7 +425,9 @@ def solve_lanes(
 
     with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
         y, lanes = jax.vmap(
-            lambda equations, state: _begin(equations, state, common, atol, pair, measure),
+            lambda equations, state: _begin(
+                equations, state, jnp.asarray(state.start, float), common, atol, pair, measure
+            ),
             in_axes=-1,
             out_axes=-1,
         )(equations, states)
@@ -466,16 +467,16 @@ def solve_lanes(
 
 
 def solve_lane(
-    equations: Equations, state: State, times: Any, rtol: Any, atol: Any, max_steps: Any,
-    measure: Callable,
+    equations: Equations, state: State, start: Any, times: Any, rtol: Any, atol: Any,
+    max_steps: Any, measure: Callable,
 ) -> tuple[Any, Real, Real, Real]:  # fmt: skip
-    """Integrate one problem as a single lane: what `measure` makes of it at `times` (T, …).
+    """Integrate one problem as a single lane from t = `start`: `measure` of it at `times` (T, …).
 
     NaN where it did not come; then status, stop_time and the last rows (numbers,).
     """
     pair, common = diffrax.Tsit5(), Common(times, rtol, jnp.asarray(max_steps))
     with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
-        begin = _begin(equations, state, common, atol, pair, measure)
+        begin = _begin(equations, state, start, common, atol, pair, measure)
         y, lane = jax.tree.map(lambda x: jnp.asarray(x)[..., None], begin)
         y, slots = _solve(pair, measure, y, Slots(lane), common, 1.0)
     lane = slots.work

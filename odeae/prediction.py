@@ -12,20 +12,21 @@ from odeae.checks import save_times, scalar, whole
 from odeae.diffusion import refusal
 from odeae.equations import (
     Equations,
-    default_atol,
     equations_of,
     is_huge,
-    max_norm,
+    mode_sizes,
+    surroundings,
     vector_field,
 )
 from odeae.excess import excess_error
 from odeae.lanes import in_lanes, named_quantities, solve_lane
 from odeae.precision import Real, in_float64, is_traced, to_numpy
 from odeae.problem import Problem, check_state, leading_spikes
+from odeae.regrowth import time_of_regrowth
 from odeae.resolvent import implicit_steps_pay, resolvent_of
 from odeae.rosenbrock import Rodas4
 from odeae.rules import generalisation_error
-from odeae.schedules import check_schedule, jump_times, longest_step
+from odeae.schedules import check_schedule, jumps_before, longest_step
 from odeae.spectrum import Spectrum
 from odeae.state import (
     Components,
@@ -35,6 +36,7 @@ from odeae.state import (
     field_variances,
     order_parameters,
 )
+from odeae.step_control import ROUNDING, ROUNDING_IMPLICIT, SMALLEST, StepControl
 from odeae.trajectory import Status, Trajectory, settings_json
 
 MAX_STEPS = 100_000
@@ -43,6 +45,9 @@ MAX_STEPS = 100_000
 # times what the better choice would have at most.
 EXPLICIT_STEPS, EXPLICIT_STEPS_BY_PAIRS = 10_000, 300
 EXPLICIT = diffrax.Tsit5()
+# Where it takes over by itself, Rodas4 follows a mode to this part of its size at that time.
+FOLLOWED = 1e-3
+LOST = 1e-140  # below this a mode counts as lost: no tolerance reaches further
 
 
 class Solution(NamedTuple):
@@ -54,6 +59,7 @@ class Solution(NamedTuple):
     components: Any
     error: Any
     excess: Any
+    sizes: Any  # (T, rows) largest weight of each row, None where there are very many
     status: Any
     stop_time: Any
     last: Any  # packed rows at `stop_time`
@@ -76,7 +82,8 @@ def _measure(equations: Equations, y) -> tuple:
         )
     parameters = order_parameters(state, inputs)
     error = generalisation_error(equations.network, parameters.total(), state.bias, inputs.trace)
-    return parameters, state.bias, saved, along, error, above
+    sizes = mode_sizes(equations, jnp.abs(y)) if _is_small(y) else None
+    return parameters, state.bias, saved, along, error, above, sizes
 
 
 def _measured(equations: Equations, saved, reached, status, stop_time, last) -> Solution:
@@ -137,16 +144,15 @@ def solve_one(
     progress: diffrax.AbstractProgressMeter | None = None,
 ) -> Solution:
     """Solve from rows y0 at t0 by diffrax; of `times` (T,), those before t0 are not reached."""
-    schedule = equations.rule.schedule
+    schedule, implicit = equations.rule.schedule, isinstance(solver, Rodas4)
+    atol = SMALLEST * rtol if atol is None else atol
     if solver == Rodas4():
         solver = Rodas4(resolvent_of(equations))
-    # The smallest step is only there to end a solve whose every step is NaN. Coefficients: at
-    # equal error 15 % faster than diffrax's default, as hardly a step is rejected.
-    controller = diffrax.PIDController(
-        rtol=rtol, atol=atol, norm=max_norm, pcoeff=0.4, icoeff=0.3,
-        dtmin=1e-100 * times[-1], force_dtmin=False, dtmax=longest_step(schedule, times[-1]),
+    controller = StepControl(
+        rtol, atol, times[-1], longest_step(schedule, times[-1]), surroundings,
+        ROUNDING_IMPLICIT if implicit else ROUNDING,
     )  # fmt: skip
-    jumps = jump_times(schedule)
+    jumps = jumps_before(schedule, times[-1])
     linear = solver.interpolation_cls is diffrax.LocalLinearInterpolation
     if linear or jumps is not None:
         controller = diffrax.ClipStepSizeController(
@@ -182,26 +188,24 @@ def solve_one(
 
 
 @eqx.filter_jit
-def _solve(equations, state, times, rtol, atol, *how) -> Solution:
-    atol = default_atol(state, rtol) if atol is None else atol
-    return solve_one(equations, equations.pack(state), 0.0, times, rtol, atol, *how)
+def _solve(equations, state, start, times, rtol, atol, *how) -> Solution:
+    return solve_one(equations, equations.pack(state), start, times, rtol, atol, *how)
 
 
 @eqx.filter_jit
-def _solve_as_lane(equations, state, times, rtol, atol, max_steps) -> Solution:
+def _solve_as_lane(equations, state, start, times, rtol, atol, max_steps) -> Solution:
     """The same for a small problem without densities, faster, without derivatives."""
-    saved, *ended = solve_lane(equations, state, times, rtol, atol, max_steps, _measure)
+    saved, *ended = solve_lane(equations, state, start, times, rtol, atol, max_steps, _measure)
     return Solution(*saved, *ended)
 
 
 @eqx.filter_jit
-def _go_on(equations, state, first: Solution, times, rtol, atol, max_steps) -> Solution:
-    """Take up an explicit solve from `state` where it spent its steps, by an L-stable method.
+def _go_on(equations, first: Solution, times, rtol, atol, max_steps) -> Solution:
+    """Take up an explicit solve where it spent its steps, by an L-stable method.
 
     At equal error Rodas4 is as fast as Kvaerno5 with a new Jacobian for each Newton iteration; with
     the usual chord iterations that spends 20,000 steps by t = 1e7 (docs/theory.md §8).
     """
-    atol = default_atol(state, rtol) if atol is None else atol
     rest = solve_one(equations, first.last, first.stop_time, times, rtol, atol, Rodas4(), max_steps)
 
     def joined(a, b):
@@ -237,9 +241,8 @@ def solve_each(
 
     def one(lane):
         equations, state = lane
-        floor = default_atol(state, rtol) if atol is None else atol
-        start = equations.pack(state)
-        done = solve_one(equations, start, 0.0, times, rtol, floor, solver, max_steps)
+        rows, start = equations.pack(state), state.start
+        done = solve_one(equations, rows, start, times, rtol, atol, solver, max_steps)
         return *_named(names, equations, done), done.status, done.stop_time
 
     first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (equations, states))
@@ -251,8 +254,24 @@ def solve_alone(
     names: tuple[str, ...] = (),
 ) -> tuple[dict[str, Real], Real, Real, Real]:  # fmt: skip
     """The same for one problem, by the solvers that `predict` chooses."""
-    done, _ = _solved(equations, state, times, rtol, atol, None, max_steps, None, None)
+    given = equations, state, state.start, times, rtol, atol
+    done, _ = _solved(*given, None, max_steps, None, None)
     return *eqx.filter_jit(_named)(names, equations, done), done.status, done.stop_time
+
+
+def start_of(state: State, start_time: Any, times: Any) -> Real:
+    """Return the time at which a solve of `state` starts.
+
+    Raises `ValueError` if `times` begin before it.
+    """
+    start = state.start if start_time is None else scalar("start_time", start_time, at_least=0.0)
+    if not is_traced((start, times)) and times[0] < start:
+        whose = "`start_time`" if start_time is not None else "the state, which a curve ended in"
+        raise ValueError(
+            f"`times` must not begin before t={float(start):.6g}, the time of {whose}, got "
+            f"{float(times[0]):.6g}; give later times, or start_time=0 to count anew"
+        )
+    return start
 
 
 def check_solver(solver: Any) -> diffrax.AbstractSolver:
@@ -280,18 +299,18 @@ def explicit_steps(equations: Equations, max_steps: int) -> int:
 
 @in_float64
 def _solved(
-    equations, state, times, rtol, atol, solver, max_steps, adjoint, progress
+    equations, state, start, times, rtol, atol, solver, max_steps, adjoint, progress
 ) -> tuple[Solution, str]:
     """Solve, explicitly as long as that pays unless `solver` says how; and by which solvers."""
+    given = equations, state.without_time(), start, times, rtol, atol
 
     def by(solver, budget):
-        done = _solve(equations, state, times, rtol, atol, solver, budget, adjoint, progress)
-        return done, type(solver).__name__
+        how = solver, budget, adjoint, progress
+        return _solve(*given, *how), type(solver).__name__
 
-    given = equations, state, times, rtol, atol
     budget = explicit_steps(equations, max_steps)
     if solver is not None or is_traced(given):
-        return by(EXPLICIT if solver is None else solver, max_steps)
+        return _checked(equations, times, *by(EXPLICIT if solver is None else solver, max_steps))
     # With biases, one kernel compiles twice as long, and ReLU gains nothing by it.
     small = in_lanes(equations, EXPLICIT) and not equations.network.bias
     if small and all(x is None for x in (equations.bins, adjoint, progress)):
@@ -302,8 +321,43 @@ def _solved(
         return by(EXPLICIT, max_steps)
     if int(done.status) == Status.BUDGET and budget < max_steps:
         name = f"{name}, Rodas4 from t={float(done.stop_time):.4g}"
-        done = _go_on(equations, state, done, times, rtol, atol, max_steps - budget)
-    return done, name
+        first, rest = done, max_steps - budget
+        size, floor = jnp.abs(first.last), atol
+        if atol is None:
+            # Most modes decay for ever, and to follow all of them takes 3 to 6 times the steps.
+            floor = SMALLEST + rtol * FOLLOWED * surroundings(equations, size)
+        done = _go_on(equations, first, times, rtol, floor, rest)
+        limits = FOLLOWED * mode_sizes(equations, size)
+        if atol is None and _regrown(equations, times, done, limits) is not None:
+            done = _go_on(equations, first, times, rtol, SMALLEST * rtol, rest)
+    return _checked(equations, times, done, name)
+
+
+def _regrown(equations, times, done: Solution, limits) -> float | None:
+    if done.sizes is None:
+        return None
+    parameters = done.parameters.total()
+    return time_of_regrowth(equations, parameters, done.bias, times, done.sizes, limits)
+
+
+def _checked(equations, times, done: Solution, name: str) -> tuple[Solution, str]:
+    """Take back what a solve says of times at which it had lost a mode that would have grown."""
+    if is_traced((done.status, equations, times)) or done.sizes is None:
+        return done, name
+    began = np.nanmax(np.asarray(done.sizes), axis=0, initial=0.0) > LOST
+    if np.nanmin(np.asarray(done.sizes), initial=np.inf) >= LOST:
+        return done, name
+    t = _regrown(equations, times, done, np.where(began, LOST, 0.0))
+    if t is None:
+        return done, name
+
+    def reached(x):
+        return np.where((times <= t).reshape(-1, *[1] * (np.ndim(x) - 1)), x, np.nan)
+
+    saved = Solution._fields[: Solution._fields.index("status")]
+    parts = {name: jax.tree.map(reached, getattr(done, name)) for name in saved}
+    parts |= {"status": np.asarray(int(Status.REGROWN)), "stop_time": np.asarray(t)}
+    return done._replace(**parts), name
 
 
 def predict(
@@ -316,31 +370,53 @@ def predict(
     solver: diffrax.AbstractSolver | None = None,
     max_steps: int | None = None,
     densities: bool = False,
+    start_time: Any = None,
     *,
     diffusion: bool = False,
     adjoint: diffrax.AbstractAdjoint | None = None,
     progress: bool = False,
 ) -> Trajectory:
-    """Integrate the closed equations of motion from `state` at t = 0 and save at `times`.
-
-    `times` (T,): steps/D, increasing, from 0 on. `rtol`, `atol`: tolerances per entry of the rows,
-    in the largest norm; `atol` defaults to rtol × 0.1 × the smallest scale of the initial rows.
-    `solver`: any diffrax ODE solver that estimates its error. By default Tsit5, for a single curve
-    up to 10,000 steps (300 K² if that is more); where more are needed `Rodas4` goes on, up to 16
-    neurons and, for K = 3, 8, 16 of them, 180,000, 13,000, 1800 modes (with diffusion 600 numbers).
-    Under a transformation it is Tsit5 alone: for long times give `odeae.Rodas4()`. `max_steps`: of
-    all solvers together, 100,000 by default. `densities`: also save the densities.
-    `diffusion`: also follow what the noise of SGD's steps adds to the encoder, which is of leading
-    order where the input is corrupted at s² = O(D); without it that is the limit of small rates.
-    `adjoint`: how to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`
-    for jvp). `progress`: a bar on stderr.
-
-    `final` of the result goes on: as `state` of another call, whose times count from there, and
-    those of its schedule.
+    """Integrate the closed equations of motion from `state` and save at `times`.
 
     Pure JAX: `jit`, `vmap` and `grad` go through it. A single problem that fails raises
     `RuntimeError` saying when and why, unless `throw=False`; the part of the curve that was
     reached is kept, with NaN after it, and `status` and `stop_time` say so. Batches never raise.
+
+    Example:
+        `theory = odeae.predict(problem, odeae.random_state(problem), odeae.log_times(200))`; then
+        `odeae.predict(problem, theory.final, [300.0, 400.0])` goes on from t = 200.
+
+    Args:
+        problem: What is trained, on what, how.
+        state: Where it starts. The `final` state of another curve goes on from that curve's end,
+            with the schedule at that time.
+        times: (T,), steps/D, increasing, from `start_time` on.
+        rtol: Error that a step may make in each entry of the rows, relative to the entry itself.
+        atol: The same as an absolute error, which ends a plateau too early where a mode has decayed
+            to that size; by default 1e-150 `rtol`. A mode that falls below the numbers of double
+            precision and would grow again ends the curve with status REGROWN.
+        throw: Whether a single problem that fails raises.
+        solver: Any diffrax ODE solver that estimates its error. By default Tsit5, for a single
+            curve up to 10,000 steps (300 K² if that is more); where more are needed `Rodas4` goes
+            on, up to 16 neurons and, for K = 3, 8, 16 of them, 180,000, 13,000, 1800 modes (with
+            diffusion 600 numbers). Under a transformation it is Tsit5 alone: for long times give
+            `odeae.Rodas4()`.
+        max_steps: Of all solvers together, 100,000 by default.
+        densities: Whether to save the densities too.
+        start_time: Time at which `state` stands, in steps/D; by default its own, 0 for a fresh one.
+        diffusion: Whether to follow what the noise of SGD's steps adds to the encoder, which is of
+            leading order where the input is corrupted at s² = O(D); without it that is the limit of
+            small rates.
+        adjoint: How to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`
+            for jvp).
+        progress: Whether to draw a bar on stderr.
+
+    Returns:
+        The curve.
+
+    Raises:
+        ValueError: For arguments of wrong kinds or shapes.
+        RuntimeError: If a single problem fails, unless `throw=False`.
 
     Source: docs/theory.md §4 and §5 (Refinetti & Goldt 2022).
     """
@@ -355,6 +431,7 @@ def predict(
         none = np.zeros((problem.autoencoder.hidden,) * 2)
         begin = State(state.spikes, state.bulk, state.bias, none)
     times = save_times(times)
+    start = start_of(state, start_time, times)
     rtol = scalar("rtol", rtol, above=0.0)
     if not is_traced(rtol) and rtol > 0.1:
         raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
@@ -366,7 +443,7 @@ def predict(
     bins = _without_basis(problem.spectrum) if densities else None
     equations = equations_of(problem, bins, leading_spikes(problem), diffusion)
     done, name = _solved(
-        equations, begin, times, rtol, atol, solver, max_steps,
+        equations, begin, start, times, rtol, atol, solver, max_steps,
         adjoint, diffrax.TqdmProgressMeter() if progress else None,
     )  # fmt: skip
     status, stop_time = done.status, done.stop_time
@@ -388,7 +465,9 @@ def predict(
         components=done.components,
         above_pca=done.excess,
         initial=state,
-        final=equations.state(done.last),
+        final=eqx.tree_at(
+            lambda s: s.time, equations.state(done.last), stop_time, is_leaf=lambda x: x is None
+        ),
         settings=settings_json(
             rtol=rtol,
             atol=atol,

@@ -130,6 +130,18 @@ def jump_times(schedule: Any) -> Real | None:
     return times if is_traced(times) else np.unique(times)
 
 
+def jumps_before(schedule: Any, end: Any) -> Real | None:
+    """The times at which a solver starts anew: jumps before `end`, later ones moved beyond it.
+
+    A solver steps over a jump, from the number before it to the one after. Where it ended there,
+    its last time would be left out.
+    """
+    jumps = jump_times(schedule)
+    if jumps is None:
+        return None
+    return jnp.where(jnp.nextafter(jumps, jnp.inf) < end, jumps, 2.0 * end)
+
+
 def longest_step(schedule: Any, end: Any) -> Any:
     """Longest step for the solver, None for any: it must not pass over what a function does.
 

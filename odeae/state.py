@@ -52,13 +52,24 @@ class State(eqx.Module):
 
     A bin of m modes is represented by at most as many rows as a mode has independent columns (2K
     for an untied network), with the Gram matrix of the m modes. `diffusion` (K, K): Σ w wᵀ that the
-    noise of the steps has added (docs/theory.md §5), None where that is left out.
+    noise of the steps has added (docs/theory.md §5), None where that is left out. `time`: where it
+    stands, in steps/D, for a state that a solve ended in; None, which is 0, for a fresh one.
     """
 
     spikes: Modes
     bulk: Modes
     bias: Batched
     diffusion: Batched | None = None
+    time: Batched | None = None
+
+    @property
+    def start(self) -> Real:
+        """The time at which it stands, 0 for a fresh state."""
+        return np.zeros(()) if self.time is None else self.time
+
+    def without_time(self) -> "State":
+        """The same as a fresh state, for which programs are compiled that know no time."""
+        return State(self.spikes, self.bulk, self.bias, self.diffusion)
 
     def unknowns(self) -> "Unknowns":
         """The same with the rows of spikes and bulk in one."""

@@ -51,6 +51,7 @@ class Status(enum.IntEnum):
     DIVERGED = 1
     BUDGET = 2
     UNRESOLVED = 3
+    REGROWN = 4
 
     def message(self, stop_time: float) -> str:
         """One line for people, with the remedy."""
@@ -59,9 +60,12 @@ class Status(enum.IntEnum):
         cause = {
             Status.DIVERGED: "diverged; the weights or their rates of change stopped being finite: "
             "check the rates and the initial state",
-            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`",
+            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`, "
+            "or, under jit, vmap or grad, solver=odeae.Rodas4() for long times",
             Status.UNRESOLVED: "left the range of field variances that the Quadrature resolves; "
             "construct it with a larger `q_max`",
+            Status.REGROWN: "a mode that had decayed below the smallest number of double precision "
+            "would grow again; end before, or start from smaller weights",
         }[self]
         return f"stopped at t={stop_time:.4g}: {cause}"
 

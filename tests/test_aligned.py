@@ -424,9 +424,7 @@ def test_failure_is_data():
     for part in (got.encoder, got.decoder, got.bias, got.error, got.excess):
         assert_array_equal(np.isfinite(part).reshape(3, -1).all(axis=1), [True, True, False])
     assert "diverged" in repr(got)
-    with pytest.raises(
-        RuntimeError, match=r"step budget; give a larger `max_steps` or .* `rtol`\."
-    ):
+    with pytest.raises(RuntimeError, match=r"step budget; give a larger `max_steps`"):
         predict_aligned(grows, times, max_steps=20)
     short = predict_aligned(grows, times, throw=False, max_steps=20)
     assert short.status == odeae.Status.BUDGET
