@@ -455,7 +455,7 @@ BAD = {
     "Spectrum.from_data('patches.npy')": "`x` must hold real numbers, got 'patches.npy'",
     "Spectrum.from_data(None)": "`x` must be an array .*got NoneType",
     "Spectrum.from_data(5)": "`x` must be an array .*got int",
-    "Spectrum.from_data(np.ones((5, 3)))": "at least one positive eigenvalue, all are 0",
+    "Spectrum.from_data(np.ones((15, 3)))": "at least one positive eigenvalue, all are 0",
     "Spectrum.from_data(x, batch=0)": "`batch` must be at least 1, got 0",
     "Spectrum.from_data(x, spikes=4)": "`spikes` must be at most .*3, got 4",
     "jax.jit(Spectrum.from_data)(x)": "`x` must be concrete",
