@@ -23,7 +23,8 @@ else:
 
 def is_traced(tree: Any) -> bool:
     """Whether any leaf of `tree` is a JAX tracer (inside jit, vmap or grad)."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Iterator))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
 def refuse_float32() -> None:

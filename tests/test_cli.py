@@ -166,10 +166,10 @@ def test_resume_takes_the_runs_of_a_comparison_but_no_others(shell):
     code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "both.nc")
     assert code == 0, err
     for flags, message in (
-        (["--runs", "5"], "--runs 5 can't change with --resume: the saved runs have 2"),
-        (["--seed", "1"], "--seed 1 can't change with --resume"),
-        (["--lr", "0.5"], "have another rule than these settings"),
-        (["--activation", "relu"], "have another autoencoder than"),
+        (["--runs", "5"], "`runs` can't change: the runs that go on have 2, got 5"),
+        (["--seed", "1"], "`seed` can't change: the runs that go on have 0, got 1"),
+        (["--lr", "0.5"], "`weights` are of runs with another rule lr: 1.0, got 0.5"),
+        (["--activation", "relu"], "another autoencoder activation: Erf, got ReLU"),
         (["--start", "1"], "--start has no meaning beside --resume"),
     ):
         code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "both.nc", *flags)
