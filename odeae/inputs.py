@@ -90,7 +90,7 @@ class Rows:
         if len(shape) > 2 and not flatten:
             raise ValueError(
                 f"`{name}` must have shape (rows, dim), got shape {shape}; if these are images, "
-                "flatten=True makes each a row"
+                "flatten=True makes each a row, as does x.reshape(len(x), -1)"
             )
         if len(shape) < 2:
             raise ValueError(f"`{name}` must have shape (rows, dim), got shape {shape}")
