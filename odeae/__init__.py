@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from odeae.ensembles import ensemble
     from odeae.gaussian import bvn_cdf
     from odeae.initial import aligned_state, draw_weights, random_state, state_from_weights
+    from odeae.inputs import natural_patches
     from odeae.mode_dynamics import (
         ModeDynamics,
         estimate_mode_map,
@@ -48,6 +49,7 @@ _HOME = {
     "ensembles": "ensemble",
     "gaussian": "bvn_cdf",
     "initial": "aligned_state draw_weights random_state state_from_weights",
+    "inputs": "natural_patches",
     "mode_dynamics": "ModeDynamics estimate_mode_map mode_map mode_map_of_weights"
     " plot_mode_dynamics",
     "plotting": "plot plot_sweep",
@@ -123,6 +125,7 @@ __all__ = [
     "log_times",
     "mode_map",
     "mode_map_of_weights",
+    "natural_patches",
     "plateaus",
     "plot",
     "plot_mode_dynamics",

@@ -25,7 +25,7 @@ from odeae.gaussian import (
     safe_ratio,
     safe_sqrt,
 )
-from odeae.precision import Real, in_float64, is_traced
+from odeae.precision import Real, float64, in_float64, is_traced
 from odeae.words import one_of
 
 
@@ -424,7 +424,7 @@ class Quadrature(AbstractActivation):
 
         flat = np.concatenate([x.ravel() for x in points])
         try:
-            with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            with float64(), jax.ensure_compile_time_eval():
                 values = np.asarray(jax.jit(all_orders)(jnp.asarray(flat)), np.float64)
         except Exception as error:
             raise ValueError(

@@ -32,7 +32,7 @@ from odeae.contractions import diagonal
 from odeae.equations import is_huge
 from odeae.excess import excess_error
 from odeae.gaussian import beyond_sine, safe_sqrt
-from odeae.precision import Real, in_float64, is_traced
+from odeae.precision import Real, float64, in_float64, is_traced
 from odeae.prediction import MAX_STEPS, status_of
 from odeae.problem import Problem, check_state, sizes
 from odeae.rosenbrock import Rodas4
@@ -316,7 +316,7 @@ def has_zero_mean(activation: AbstractActivation) -> bool:
     """Whether ⟨g(λ)⟩ = 0 at every variance of a field without bias, that is, whether g is odd."""
     largest = activation.q_max if isinstance(activation, Quadrature) else 100.0
     q = np.geomspace(1e-3, largest, 12)
-    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+    with float64(), jax.ensure_compile_time_eval():
         m = moments(activation, jnp.asarray(q), None)
         mean, square = activation.mean(jnp.asarray(q), None), m.N + m.c * m.c * q
     return bool(np.all(np.abs(mean) <= 1e-10 * np.sqrt(square)))

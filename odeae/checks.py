@@ -2,6 +2,8 @@
 
 import dataclasses
 import operator
+import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -47,14 +49,23 @@ def numbers(name: str, value: Any) -> Real:
         return as_float(value)
     if value is None:
         raise ValueError(f"`{name}` must be given, got None")
+    if hasattr(value, "toarray"):
+        raise ValueError(f"`{name}` must be dense, got a sparse matrix: pass its .toarray()")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        hidden = np.argwhere(np.ma.getmaskarray(value))
+        raise ValueError(
+            f"`{name}` must have all its values, got a masked entry at "
+            f"{_shape(tuple(int(i) for i in hidden[0]))} ({len(hidden)} in all): fill or drop them"
+        )
     try:
-        if np.asarray(value).dtype.kind in "cSU":
+        if np.asarray(value).dtype.kind in "cSUmM":
             raise TypeError
         return as_float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         path = isinstance(value, str) and value.rpartition(".")[2].isalpha() and "." in value
-        file = "; read the file first, as by numpy.load" if path else ""
-        raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}{file}") from error
+        hint = "; read the file first, as by numpy.load" if path else ""
+        hint = "; pass its .detach().cpu().numpy()" if hasattr(value, "detach") else hint
+        raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}{hint}") from error
 
 
 def covariance(name: str, value: Any) -> Real:
@@ -140,6 +151,18 @@ def save_times(times: Any) -> Real:
             f"`times` must increase, got {values[i + 1]:g} after {values[i]:g} at index {i + 1}"
         )
     return values
+
+
+# Frames of these stand between a user's line and ours: wrappers of classes and functions.
+_NOT_THE_USER = {"odeae", "equinox", "jaxtyping", "beartype", "jax", "contextlib", "functools"}
+
+
+def warn(message: str) -> None:
+    """Give a `UserWarning` that points at the line outside odeae which led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USER:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def described(self: Any) -> str:

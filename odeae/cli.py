@@ -1,4 +1,4 @@
-"""The shell: `odeae predict | simulate | compare | sweep | spectrum | validate | demo`."""
+"""The shell: `odeae predict | simulate | compare | sweep | spectrum | validate | demo | …`."""
 
 import inspect
 import json
@@ -258,7 +258,9 @@ def _predict(values: dict[str, Any], problem: Any, times: Any) -> Any:
     return predict(problem, config.build_state(values, problem), times, progress=_bar(), **options)
 
 
-def _simulate(values: dict[str, Any], problem: Any, times: Any, checkpoint: Any = None) -> Any:
+def _simulate(
+    values: dict[str, Any], problem: Any, times: Any, weights: Any = None, **options: Any
+) -> Any:
     from odeae.inputs import read_array
     from odeae.simulation import simulate
 
@@ -267,51 +269,35 @@ def _simulate(values: dict[str, Any], problem: Any, times: Any, checkpoint: Any 
         if values["data"] is None:
             raise ValueError("--inputs data needs --data FILE")
         data = read_array(values["data"])
-    if checkpoint is None:
+    if weights is None:
         state = config.build_state(values, problem)
     return simulate(
         problem,
         state,
         times,
-        runs=8 if values["runs"] is None else values["runs"],
-        seed=values["seed"] or 0,
+        runs=values["runs"],
+        seed=values["seed"],
         data=data,
-        weights=checkpoint,
-        resample=not values["once"],
+        weights=weights,
+        resample=False if values["once"] else None,
         test_samples=values["test_samples"],
         progress=_bar(),
+        **options,
     )
 
 
-def _load_runs(values: dict[str, Any], problem: Any) -> Any:
-    """The runs to be resumed, from a file of `simulate` or `compare`, if they fit the settings."""
-    import equinox as eqx
-
+def _load_runs(path: str) -> Any:
+    """The runs to be resumed, from a file of `simulate` or `compare`."""
     from odeae.trajectory import load
 
-    path = values["resume"]
     try:
         runs = load(path)
-    except ValueError:
+    except ValueError as error:
+        if "its groups are" not in str(error):
+            raise
         runs = load(path, group="runs")
     if runs.weights is None:
         raise ValueError(f"{path!r} holds no runs to resume")
-
-    def parts(problem: Any) -> dict[str, Any]:
-        spectrum = problem.spectrum
-        spectrum = (spectrum.spikes, spectrum.bulk, spectrum.multiplicity)
-        own = {name: getattr(problem, name) for name in ("autoencoder", "rule", "noise")}
-        return {"spectrum": spectrum, **own}
-
-    saved, ours = parts(runs.problem), parts(problem)
-    for name in ours:
-        if eqx.tree_equal(saved[name], ours[name], rtol=1e-9) is not True:
-            raise ValueError(f"the runs in {path!r} have another {name} than these settings")
-    for name, kept in (("runs", len(runs.error)), ("seed", runs.weights.seed)):
-        if values[name] not in (None, kept):
-            raise ValueError(
-                f"--{name} {values[name]} can't change with --resume: the saved runs have {kept}"
-            )
     return runs
 
 
@@ -367,10 +353,10 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
     _start_jax()
     problem = config.build_problem(values)
     times = config.build_times(values, 30, problem.spectrum.dim)
-    checkpoint = None
+    weights = None
     if values["resume"] is not None:
-        saved = _load_runs(values, problem)
-        checkpoint, done = saved.weights, float(saved.times[-1])
+        saved = _load_runs(values["resume"])
+        weights, done = saved.weights, float(saved.times[-1])
         if times[-1] <= done:
             raise ValueError(f"the saved runs already stand at t={done:g}; give a later --end")
         if values["start"] is not None:
@@ -382,7 +368,17 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
             count = 30 if values["count"] is None else values["count"]
             times = done + log_times(times[-1] - done, count, dim=dim)
         times = times[times >= done]
-    runs = _simulate(values, problem, times, checkpoint)
+    output = values["output"]
+    keep = {"checkpoint": output, "overwrite": values["overwrite"]}
+    try:
+        runs = _simulate(values, problem, times, weights, **keep)
+    except KeyboardInterrupt as stop:
+        if output is None or not getattr(stop, "__notes__", ()):  # nothing was begun
+            raise
+        line = f"the runs so far are kept in {output!r}: go on with --resume {output}"
+        print(f"odeae: interrupted, {line}", file=sys.stderr)
+        raise SystemExit(130) from None
+    values = values | {"overwrite": True}  # of the file that the runs have kept
     if as_json:
         _dump(_summary(runs))
     else:
@@ -815,6 +811,32 @@ def demo(
     levels = problem.spectrum.pca_errors(8)
     print(f"theory at the end: {theory.error[-1]:.4f}, PCA error of rank 8: {levels[-1]:.4f}")
     print(f"wrote {picture}, {archive}")
+
+
+@app.command()
+def patches(
+    output: Annotated[str, typer.Argument(metavar="FILE.npy", help="File for the patches.")],
+    size: Annotated[int, typer.Option(help="Side of a patch, in pixels: D is its square.")] = 32,
+    stride: Annotated[int, typer.Option(help="Pixels from one patch to the next.")] = 12,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Cut grey patches of photographs, (samples, D), as data to try things with."""
+    import numpy as np
+
+    from odeae.files import check_output, writing
+    from odeae.inputs import natural_patches
+
+    if Path(output).suffix != ".npy":
+        raise ValueError(f"the patches are saved as .npy, got {output!r}")
+    check_output(output, overwrite)
+    x = natural_patches(size, stride)
+    with writing(output, overwrite) as temporary:
+        np.save(temporary, x)
+    if as_json:
+        _dump({"output": output, "patches": x.shape[0], "dim": x.shape[1]})
+    else:
+        print(f"wrote {output}: {x.shape[0]} patches of {size}×{size} pixels, D = {x.shape[1]}")
 
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # click's, which typer has made its own

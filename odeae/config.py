@@ -40,7 +40,7 @@ SPECTRUM = _table(
     ("dim", int, "Input dimension D (with --spikes and --power-law)."),
     ("bulk", float, "With --spikes: eigenvalue of the other D − M modes \\[1]."),
     ("power-law", float, "Eigenvalues falling as rank^(−EXPONENT).", None, "EXPONENT"),
-    ("data", str, "Data file (rows, D): .npy, .npz, .csv or .txt.", None, "FILE"),
+    ("data", str, "Data file (rows, D): .npy, .npz (or .npz:KEY), .csv or .txt.", None, "FILE"),
     ("covariance", str, "File with a covariance matrix (D, D).", None, "FILE"),
     ("eigenvalues", str, "File with the D eigenvalues.", None, "FILE"),
     ("n-spikes", int, "Modes that are followed one by one; default: the outliers."),
@@ -104,7 +104,7 @@ RUNS = _table(
     ("runs", int, "Independent runs \\[8]."),
     ("inputs", str, "gaussian, or data: the rows of --data.", "gaussian", "KIND"),
     ("once", bool, "Go through the data once instead of drawing with replacement.", False),
-    ("test-samples", int, "Held-out samples per run.", 500),
+    ("test-samples", int, "Held-out samples per run \\[500]."),
     ("resume", str, "Go on from the runs saved in this file.", None, "FILE.nc"),
 )
 OUTPUT = _table(

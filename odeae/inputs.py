@@ -2,29 +2,62 @@
 
 import os
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+
+from odeae.checks import numbers, whole
 
 _READERS = (".npy", ".npz", ".csv", ".txt")
 
 
-def read_array(path: str | os.PathLike) -> np.ndarray:
-    """Return the array in a .npy (memory-mapped), .npz (with one array), .csv or .txt file.
+def read_array(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
+    """Return the array in a .npy (memory-mapped), .npz, .csv or .txt file.
 
-    Raises `FileNotFoundError`, or `ValueError` for another kind of file or unreadable contents.
+    Args:
+        path: the file. "file.npz:name" means the array `name` of an archive of several.
+        key: the same name, apart from the path.
+
+    Returns:
+        The array as it is in the file, of any shape and dtype.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, unreadable contents, or an archive that holds several
+            arrays while `key` names none of them.
+
+    Example:
+        `read_array("faces.npz:train")`
     """
-    path = Path(path)
+    whole, path = str(path), Path(path)
+    if key is None and not path.is_file() and ".npz:" in whole:
+        file, _, key = whole.rpartition(":")
+        path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
+    if key is not None and path.suffix != ".npz":
+        raise ValueError(f"`key` names an array of a .npz file, got {str(path)!r}")
     try:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r")
         if path.suffix == ".npz":
             with np.load(path) as archive:
-                if len(archive.files) != 1:
-                    raise ValueError(f"it holds {len(archive.files)} arrays, expected one")
-                return archive[archive.files[0]]
+                names = archive.files
+                if key is None and len(names) == 1:
+                    key = names[0]
+                if key not in names:
+                    got = "" if key is None else f", got {key!r}"
+                    raise ValueError(
+                        f"it holds the arrays {', '.join(names)}: choose one of them, as "
+                        f"{path.name}:{names[0]}{got}"
+                        if names
+                        else "it holds no array"
+                    )
+                return archive[key]
         if path.suffix in (".csv", ".txt"):
             return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -33,13 +66,123 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
     raise ValueError(f"can't read {str(path)!r}: expected one of {', '.join(_READERS)}")
 
 
+class Rows:
+    """Data as people have them, as a matrix (n, D) whose rows are read by rows[index], in float64.
+
+    Arrays in memory or on disk (anything with a shape that can be indexed), lists, JAX arrays,
+    torch tensors, tables of pandas or polars, sparse matrices. With `flatten` also image stacks
+    (n, H, W, …). Only the rows that are asked for are read.
+
+    Raises `ValueError` for text, missing values and other shapes, naming the argument.
+    """
+
+    def __init__(self, name: str, x: Any, flatten: bool = False):
+        self.name, self.flatten = name, flatten
+        if hasattr(x, "to_numpy") and hasattr(x, "columns"):
+            x = _table(name, x)
+        elif hasattr(x, "tocsr"):
+            x = x.tocsr()
+        elif isinstance(x, np.ma.MaskedArray) or not _on_demand(x):
+            x = numbers(name, x)
+        if getattr(getattr(x, "dtype", None), "kind", "f") in "cSUmM":
+            raise ValueError(f"`{name}` must hold real numbers, got dtype {x.dtype}")
+        self.source, shape = x, tuple(int(n) for n in x.shape)
+        if len(shape) > 2 and not flatten:
+            raise ValueError(
+                f"`{name}` must have shape (rows, dim), got shape {shape}; if these are images, "
+                "flatten=True makes each a row, as does x.reshape(len(x), -1)"
+            )
+        if len(shape) < 2:
+            raise ValueError(f"`{name}` must have shape (rows, dim), got shape {shape}")
+        self.shape = (shape[0], int(np.prod(shape[1:])))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = self.source[index]
+        rows = numbers(self.name, rows.toarray() if hasattr(rows, "toarray") else rows)
+        return rows.reshape(len(rows), -1) if rows.ndim > 2 else rows
+
+
+def pieces(name: str, x: Any, batch: int = 4096, flatten: bool = False) -> Iterator[np.ndarray]:
+    """Rows of `x`, `batch` at a time; of an iterable of pieces those that it holds.
+
+    Raises `ValueError` as `Rows` does, and for pieces of different widths.
+    """
+    if isinstance(x, Sequence) and not (len(x) and len(getattr(x[0], "shape", ())) >= 2):
+        x = numbers(name, x)  # rows, not pieces
+    if hasattr(x, "shape"):
+        rows = Rows(name, x, flatten)
+        for start in range(0, max(len(rows), 1), batch):
+            yield rows[start : start + batch]
+        return
+    if not isinstance(x, Iterable):
+        raise ValueError(
+            f"`{name}` must be an array (rows, dim) or an iterable of such arrays, got "
+            f"{type(x).__name__}"
+        )
+    width = None
+    for piece in x:
+        image = flatten and len(getattr(piece, "shape", ())) == 2
+        rows = Rows(name, piece[None] if image else piece, flatten)
+        width = rows.shape[1] if width is None else width
+        if rows.shape[1] != width:
+            raise ValueError(
+                f"`{name}` must keep its width: got a piece of {rows.shape[1]} columns after "
+                f"pieces of {width}"
+            )
+        yield rows[:]
+
+
+def as_rows(name: str, x: Any, flatten: bool = False) -> Rows:
+    """`x` as rows that can be taken in any order; what comes in pieces is read into memory."""
+    if not hasattr(x, "shape"):
+        x = np.concatenate(list(pieces(name, x, flatten=flatten)) or [np.zeros((0, 0))])
+    return Rows(name, x, flatten)
+
+
+def _on_demand(x: Any) -> bool:
+    """Whether rows can be taken out of `x` as it is: arrays of NumPy, and files such as HDF5."""
+    if isinstance(x, jax.Array) or hasattr(x, "detach"):
+        return False
+    return hasattr(x, "shape") and hasattr(x, "__getitem__")
+
+
+def _table(name: str, x: Any) -> np.ndarray:
+    """The numbers of a table of pandas or polars; whatever else it holds is named."""
+    values = x.to_numpy()
+    if values.dtype.kind in "biuf":
+        return values
+    for label, column in zip(x.columns, values.T, strict=True):
+        for row, value in enumerate(column):
+            if not isinstance(value, Real | np.bool_):
+                raise ValueError(
+                    f"`{name}` must hold real numbers, got {value!r} in column {label!r}, row "
+                    f"{row}: drop such columns or rows, or turn them into numbers"
+                )
+    return values.astype(float)
+
+
 def natural_patches(size: int = 32, stride: int = 12) -> np.ndarray:
     """Grey patches of eight photographs bundled with scikit-image and scikit-learn.
 
-    Returns (n, size²) with the mean of each patch removed, scaled to unit variance per pixel
-    (averaged over pixels). Size 32, stride 12: 13,104 patches, D = 1024, and one exact zero mode.
-    Raises `ImportError` naming the extra if the packages are missing.
+    Args:
+        size: side of a patch in pixels, so that D = size².
+        stride: pixels from one patch to the next, along both axes.
+
+    Returns:
+        (n, size²) with the mean of each patch removed, scaled to unit variance per pixel (averaged
+        over pixels). Size 32, stride 12: 13,104 patches, D = 1024, and one exact zero mode.
+
+    Raises:
+        ImportError: the packages are missing; names the extra.
+        ValueError: `size` or `stride` that give no patches, or more than 16 GiB of them.
+
+    Example:
+        `odeae.natural_patches(size=16)`, in the shell `odeae patches patches.npy --size 16`
     """
+    size, stride = whole("size", size, at_least=2), whole("stride", stride)
     try:
         from skimage import color, data
         from sklearn.datasets import load_sample_images
@@ -51,6 +194,15 @@ def natural_patches(size: int = 32, stride: int = 12) -> np.ndarray:
     names = ("astronaut", "camera", "chelsea", "coffee", "rocket")
     photographs = [getattr(data, name)() for name in names]
     photographs += [data.stereo_motorcycle()[0], *load_sample_images().images]
+    smallest = min(min(photograph.shape[:2]) for photograph in photographs)
+    if size > smallest:
+        raise ValueError(f"`size` must be at most {smallest}, the smallest photograph, got {size}")
+    need = sum(p.shape[0] * p.shape[1] for p in photographs) / stride**2 * size**2 * 8
+    if need > 16 * 2**30:
+        raise ValueError(
+            f"patches of `size` {size} at every {stride} pixels need about {need / 2**30:.0f} GiB; "
+            "give a larger `stride`"
+        )
     pieces = []
     for photograph in photographs:
         grey = color.rgb2gray(photograph) if photograph.ndim == 3 else photograph / 255.0

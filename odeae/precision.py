@@ -1,7 +1,8 @@
 """Double precision without side effects: `import odeae` changes no global setting of JAX."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import jax
@@ -22,7 +23,8 @@ else:
 
 def is_traced(tree: Any) -> bool:
     """Whether any leaf of `tree` is a JAX tracer (inside jit, vmap or grad)."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Iterator))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
 def refuse_float32() -> None:
@@ -48,8 +50,33 @@ def as_float(value: Any) -> Real:
     return np.asarray(value, np.float64)
 
 
+@contextlib.contextmanager
+def float64() -> Iterator[None]:
+    """Compute in float64 and under JAX's default settings, whatever a user has chosen.
+
+    A user's checks concern the user's code. Here NaN is data (it stands after the end of a solve
+    that failed), dtypes and shapes are promoted on purpose, and NumPy arrays are the inputs of
+    compiled functions.
+    """
+    with jax.enable_x64(True), _default_settings():
+        yield
+
+
+@contextlib.contextmanager
+def _default_settings() -> Iterator[None]:
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.transfer_guard("allow"),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.disable_jit(False),
+    ):
+        yield
+
+
 def in_float64(function: Callable[P, T]) -> Callable[P, T]:
-    """Run a public function in float64, whatever the global setting.
+    """Run a public function in float64 and under JAX's default settings, whatever the global ones.
 
     Concrete results come back as NumPy arrays, results under a transformation as tracers.
     Raises `ValueError` if a transformation is tracing while x64 is off.
@@ -59,8 +86,9 @@ def in_float64(function: Callable[P, T]) -> Callable[P, T]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         if is_traced((args, kwargs)):
             refuse_float32()
-            return function(*args, **kwargs)
-        with jax.enable_x64(True):
+            with _default_settings():
+                return function(*args, **kwargs)
+        with float64():
             result = to_numpy(function(*args, **kwargs))
         if is_traced(result):  # all inputs concrete, but inside a user's jit
             refuse_float32()

@@ -1,6 +1,13 @@
 """Online SGD at finite D: what the theory is the limit of, measured in the theory's units."""
 
-from typing import Any
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -9,17 +16,24 @@ import numpy as np
 from tqdm import tqdm
 
 from odeae.autoencoder import Autoencoder, Weights
-from odeae.checks import numbers, save_times, whole
+from odeae.checks import flag, numbers, save_times, whole
+from odeae.files import check_output
 from odeae.initial import check_weights, draw_weights
-from odeae.precision import as_float, in_float64, is_traced, to_numpy
+from odeae.inputs import Rows, as_rows
+from odeae.precision import in_float64, is_traced, to_numpy
 from odeae.problem import Problem, leading_spikes, sizes
 from odeae.rules import AbstractRule, generalisation_error
 from odeae.schedules import check_schedule
 from odeae.state import Components, Modes, OrderParameters, State, overlaps
 from odeae.trajectory import Checkpoint, Status, Trajectory, settings_json
 
+T = TypeVar("T")
+
 # Independent streams of every run: inputs, held-out inputs, initial weights, corruption of both.
 _INPUTS, _TEST, _START, _NOISE, _TEST_NOISE = range(5)
+
+# Runs are kept every so many seconds where a file for them was given.
+_EVERY = 30.0
 
 
 def _block_length(dim: int) -> int:
@@ -27,15 +41,23 @@ def _block_length(dim: int) -> int:
     return int(np.clip(2**18 // dim, 8, 256))
 
 
-@eqx.filter_jit
 def _normals(parts, runs, shape):
     """Standard normals (runs, *shape) of `parts` = (seed, stream, block), run by run the same.
 
-    Drawn in float32, which halves the cost of a step; their grain of 1e-7 is far below any noise.
+    They are those of JAX's default generator and flags, whatever a script has chosen.
     """
+    with jax.threefry_partitionable(True):
+        return _draw(parts, runs, shape)
+
+
+@eqx.filter_jit
+def _draw(parts, runs, shape):
+    """The normals, drawn in float32: a step costs half, and 1e-7 is far below any noise."""
+    # the key of the seed, without jax_random_seed_offset, which jax.random.key would add
+    halves = jnp.stack([parts[0] >> 32, parts[0] & 0xFFFFFFFF]).astype(jnp.uint32)
 
     def one(run):
-        key = jax.random.key(parts[0])
+        key = jax.random.wrap_key_data(halves, impl="threefry2x32")
         for part in (run, parts[1], parts[2]):
             key = jax.random.fold_in(key, part)
         return jax.random.normal(key, shape, jnp.float32).astype(jnp.float64)
@@ -112,7 +134,7 @@ class _Gaussian:
 class _Real:
     """Rows of a data matrix, mean removed, in their own basis; a part is held out per run."""
 
-    def __init__(self, problem, seed, runs, test_samples, data, resample, end):
+    def __init__(self, problem, seed, runs, test_samples, data: Rows, resample, end):
         spectrum = problem.spectrum
         self.dim, self.data, self.resample, self.seed = spectrum.dim, data, resample, seed
         self.scale = np.ones(spectrum.dim)
@@ -131,7 +153,7 @@ class _Real:
 
     def rows(self, index: np.ndarray) -> np.ndarray:
         once, place = np.unique(index, return_inverse=True)  # a file is read front to back
-        rows = as_float(self.data[once])
+        rows = self.data[once]
         bad = ~np.isfinite(rows).all(axis=1)
         if bad.any():
             raise ValueError(f"`data` must be finite, got NaN or infinity in row {once[bad][0]}")
@@ -154,62 +176,96 @@ def simulate(
     problem: Problem,
     state: State | None,
     times: Any,
-    runs: int = 8,
-    seed: int = 0,
+    runs: int | None = None,
+    seed: int | None = None,
     data: Any = None,
     weights: Any = None,
     *,
-    resample: bool = True,
-    test_samples: int = 500,
+    resample: bool | None = None,
+    test_samples: int | None = None,
+    flatten: bool = False,
+    checkpoint: str | os.PathLike | None = None,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Trajectory:
     """Run online SGD at the problem's own D, several independent runs at once.
 
-    `state`: every run starts from weights drawn for it (`draw_weights`, another draw per run).
-    `times` (T,): steps/D, rounded to whole steps, those that coincide then being saved once; the
-    result's `times` are what was used.
-    `data`: None for Gaussian inputs of the spectrum's covariance, or a matrix (n, D) of real
-    inputs, also memory-mapped, whose rows (less the spectrum's mean) are drawn with replacement
-    (`resample=True`) or in random order once through; the spectrum must come from data or a
-    covariance, so that its basis is known. A tenth of the rows, at most `test_samples` of them,
-    is held out of each run for `test_error`; Gaussian inputs are held out afresh. With the
-    problem's `noise`, inputs (also held-out ones) are corrupted, targets are not.
-    `weights`: start from these instead of a state: a `Checkpoint` of earlier runs, which goes on
-    exactly where they stopped (same seed, steps counted on), or (W, V), (W, V, bias) or
-    (W, V, bias, output_bias), of shapes (K, D), (K, D), (K,), (D,) for all runs or with a leading
-    run axis; in the eigenbasis. W is None for tied weights.
+    Args:
+        problem: what is learnt, by what network and rule. With `noise`, inputs (also held-out ones)
+            are corrupted, targets are not.
+        state: every run starts from weights drawn for it (`draw_weights`, another draw per run).
+        times: (T,), steps/D, rounded to whole steps, those that coincide then being saved once; the
+            result's `times` are what was used.
+        runs: independent runs, 8 by default.
+        seed: of inputs and initial weights, 0 by default.
+        data: None for Gaussian inputs of the spectrum's covariance, or a matrix (n, D) of real
+            inputs in any form that `Spectrum.from_data` takes. Rows (less the spectrum's mean) are
+            drawn, from files only those that are used. The spectrum must come from data or a
+            covariance, so that its basis is known. A tenth of the rows, at most `test_samples` of
+            them, is held out of each run for `test_error`; Gaussian inputs are held out afresh.
+        weights: start from these instead of a state: a `Checkpoint` of earlier runs, which goes on
+            exactly where they stopped (their runs, seed, `resample` and `test_samples`, steps
+            counted on), or (W, V), (W, V, bias) or (W, V, bias, output_bias), of shapes (K, D),
+            (K, D), (K,), (D,) for all runs or with a leading run axis; in the eigenbasis. W is None
+            for tied weights.
+        resample: draw rows of `data` with replacement (True, the default), or go through them once
+            in random order (False).
+        test_samples: held-out samples of each run, 500 by default.
+        flatten: take images (n, H, W) in `data` as rows, as `Spectrum.from_data` does.
+        checkpoint: a netCDF file that keeps the runs: written every 30 s, at the end, and where the
+            program is interrupted, each time whole or not at all. After an interrupt,
+            `simulate(problem, None, times, weights=odeae.load(checkpoint).weights)` goes on as if
+            nothing had happened; the file has one time more, that of the interrupt.
+        overwrite: replace a `checkpoint` that exists.
+        progress: a bar on stderr.
 
-    Returns a `Trajectory` with a leading run axis: order parameters and `error` by the theory's
-    definitions from the weights (exact for Gaussian inputs), `test_error` by plain averaging, and
-    the `weights` the runs ended with. A run that diverges keeps its part, with status and NaN.
+    Returns:
+        A `Trajectory` with a leading run axis: order parameters and `error` by the theory's
+        definitions from the weights (exact for Gaussian inputs), `test_error` by plain averaging,
+        and the `weights` the runs ended with. A run that diverges keeps its part, with status and
+        NaN.
 
-    Raises `ValueError` for arguments of wrong kinds or shapes.
+    Raises:
+        ValueError: arguments of wrong kinds or shapes, or that contradict the `Checkpoint`: another
+            problem, other data, another number of runs or seed.
+        OSError: `checkpoint` can't be written, or exists (unless `overwrite`).
+
+    Example:
+        `simulate(problem, random_state(problem), log_times(20, 40), runs=4, checkpoint="runs.nc")`
     """
     if is_traced((problem, state, times)):
         raise ValueError("simulate needs concrete values; it can't be called under jit, vmap, grad")
     (spectrum, hidden), network = sizes(problem), problem.autoencoder
     dim = spectrum.dim
-    runs, seed = whole("runs", runs), whole("seed", seed, at_least=0)
-    test_samples = whole("test_samples", test_samples)
+    kind = f"SGD on {'Gaussian' if data is None else 'real'} inputs"
+    earlier = weights if isinstance(weights, Checkpoint) else None
+    kept = {}
+    if earlier is not None:
+        kept = json.loads(earlier.about)
+        kept |= {"runs": len(earlier.weights.bias), "seed": earlier.seed}
+    runs = _settled("runs", runs, kept, 8, whole)
+    seed = _settled("seed", seed, kept, 0, lambda name, n: whole(name, n, at_least=0))
+    resample = _settled("resample", resample, kept, True, flag)
+    test_samples = whole(
+        "test_samples", kept.get("test_samples", 500) if test_samples is None else test_samples
+    )
     times = save_times(times)
-    count = len(weights.weights.bias) if isinstance(weights, Checkpoint) else runs
     copies = 1 if problem.noise == 0 else 2  # of the inputs
-    _check_size(count, dim, 2 * hidden, copies * (_block_length(dim) + test_samples), times[-1])
+    _check_size(runs, dim, 2 * hidden, copies * (_block_length(dim) + test_samples), times[-1])
     steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
     check_schedule(problem.rule.schedule, times[-1])
+    if checkpoint is not None:
+        check_output(checkpoint, flag("overwrite", overwrite))
 
-    kind = f"SGD on {'Gaussian' if data is None else 'real'} inputs"
-    data = None if data is None else _check_data(problem, data)
-    basis = None if data is None else spectrum.basis
-    first = 0
-    if isinstance(weights, Checkpoint):
-        asked, runs = runs, count
-        first, seed = weights.step, weights.seed
-        start = _given_weights(problem, weights.weights, runs)
-        if asked not in (runs, 8):  # 8 is the default
-            raise ValueError(f"`runs` can't change: the `weights` are of {runs} runs, got {asked}")
-        if weights.source != kind:
-            raise ValueError(f"`weights` are of {weights.source} and can't go on with {kind}")
+    rows = None if data is None else _check_data(problem, data, flag("flatten", flatten))
+    basis = None if rows is None else spectrum.basis
+    about, first = _about(problem, rows), 0
+    if earlier is not None:
+        if earlier.source != kind:
+            raise ValueError(f"`weights` are of {earlier.source} and can't go on with {kind}")
+        _check_same(kept, about)
+        first = earlier.step
+        start = _given_weights(problem, earlier.weights, runs)
         if steps[0] < first:
             raise ValueError(
                 f"`times` must not begin before the weights' own time {first / dim:.6g}, got "
@@ -223,11 +279,10 @@ def simulate(
         if basis is not None:
             W, V, b, v0 = start
             start = Weights(W @ basis.T, V @ basis.T, b, None if v0 is None else v0 @ basis.T)
-    if data is None:
+    if rows is None:
         source = _Gaussian(problem, seed, runs, test_samples)
     else:
-        source = _Real(problem, seed, runs, test_samples, data, resample, int(steps[-1]))
-    now = jax.tree.map(jnp.asarray, start)
+        source = _Real(problem, seed, runs, test_samples, rows, resample, int(steps[-1]))
 
     is_spike = np.zeros(dim)
     order = np.arange(dim) if spectrum.order is None else spectrum.order
@@ -242,28 +297,71 @@ def simulate(
     if deviation > 0:
         corruption = _normals(np.asarray([seed, _TEST_NOISE, 0]), keys, source.test.shape[1:])
         test = (source.test, source.test + deviation * corruption)
-    measured, biases, at, loaded, x = [], [], first, -1, None
-    with tqdm(total=int(steps[-1]) - first, unit="step", disable=not progress) as bar:
-        for target in steps:
-            while at < target:
-                block = at // length
-                if block != loaded:
-                    loaded, x = block, source.block(block)
-                    if deviation > 0:
-                        noise = _normals(np.asarray([seed, _NOISE, block]), keys, (length, dim))
-                stop, offset = min(int(target), (block + 1) * length), block * length
-                now = _advance(
-                    problem.rule, network, now, x, source.scale, noise, deviation,
-                    np.asarray(float(offset)), np.asarray([at - offset, stop - offset]),
-                )  # fmt: skip
-                bar.update(stop - at)
-                at = stop
-            biases.append(now.bias)
-            measured.append(_measure(network, now, inputs, is_spike, leading, basis, test))
-    split, error, test, along = jax.tree.map(lambda *saves: np.stack(saves, axis=1), *measured)
-    bias = np.stack(biases, axis=1)
-    used = steps / dim
 
+    def measured(step: int, now: Weights) -> tuple:
+        values = _measure(network, now, inputs, is_spike, leading, basis, test)
+        return step, now.bias, values
+
+    def trajectory(saves: list[tuple], step: int, now: Weights) -> Trajectory:
+        """What was saved, and what the weights of this step are, saved or not."""
+        if not saves or saves[-1][0] != step:
+            saves = [*saves, measured(step, now)]
+        return _trajectory(
+            problem,
+            saves,
+            Checkpoint(to_numpy(now), step, seed, kind, json.dumps(about | own)),
+            state if weights is None else None,
+            settings_json(seed=seed, first_step=first, **own),
+        )
+
+    own = {"resample": resample, "test_samples": test_samples}
+    saves, loaded, x, written = [], -1, None, time.monotonic()
+    # one assignment, so that an interrupt finds weights and the step that they are of
+    at, now = here = first, jax.tree.map(jnp.asarray, start)
+    try:
+        with tqdm(total=int(steps[-1]) - first, unit="step", disable=not progress) as bar:
+            for target in steps.tolist():
+                while at < target:
+                    block = at // length
+                    if block != loaded:
+                        loaded, x = block, source.block(block)
+                        if deviation > 0:
+                            noise = _normals(np.asarray([seed, _NOISE, block]), keys, (length, dim))
+                    stop, offset = min(target, (block + 1) * length), block * length
+                    here = stop, _advance(
+                        problem.rule, network, now, x, source.scale, noise, deviation,
+                        np.asarray(float(offset)), np.asarray([at - offset, stop - offset]),
+                    )  # fmt: skip
+                    bar.update(stop - at)
+                    at, now = here
+                    if checkpoint is not None and time.monotonic() - written > _EVERY:
+                        trajectory(saves, at, now).save(checkpoint, overwrite=True)
+                        written = time.monotonic()
+                saves.append(measured(at, now))
+    except (KeyboardInterrupt, SystemExit) as error:
+        if checkpoint is None:
+            error.add_note("nothing is kept: give simulate a file, checkpoint='runs.nc'")
+        else:
+            trajectory(saves, *here).save(checkpoint, overwrite=True)
+            path = os.fspath(checkpoint)
+            error.add_note(
+                f"the runs to t={here[0] / dim:.6g} are kept in {path!r}: go on with "
+                f"simulate(problem, None, times, weights=odeae.load({path!r}).weights)"
+            )
+        raise
+    result = trajectory(saves, at, now)
+    if checkpoint is not None:
+        result.save(checkpoint, overwrite=True)
+    return result
+
+
+def _trajectory(
+    problem: Problem, saves: list[tuple], weights: Checkpoint, initial: State | None, settings: str
+) -> Trajectory:
+    """The curve of what was saved (step, bias, values of `_measure`), NaN where a run has ended."""
+    steps, biases, values = zip(*saves, strict=True)
+    split, error, test, along = jax.tree.map(lambda *parts: np.stack(parts, axis=1), *values)
+    bias, used = np.stack(biases, axis=1), np.asarray(steps) / problem.spectrum.dim
     good = np.logical_and.accumulate(np.isfinite(error) & np.isfinite(test), axis=1)
     ended, last = good.all(axis=1), np.maximum(good.sum(axis=1) - 1, 0)
     # the weights of a run may be fine where the averages of its activation are not resolved
@@ -283,13 +381,87 @@ def simulate(
         problem,
         test_error=test,
         components=along,
-        weights=Checkpoint(to_numpy(now), int(at), seed, kind),
-        initial=state if weights is None else None,
-        source=kind,
-        settings=settings_json(
-            seed=seed, first_step=first, resample=resample, test_samples=test_samples
-        ),
+        weights=weights,
+        initial=initial,
+        source=weights.source,
+        settings=settings,
     )
+
+
+def _settled(
+    name: str, given: Any, kept: dict[str, Any], default: T, check: Callable[[str, Any], T]
+) -> T:
+    """What was given, else what the runs that go on have, else the default."""
+    given = None if given is None else check(name, given)
+    if given is not None and given != kept.get(name, given):
+        raise ValueError(
+            f"`{name}` can't change: the runs that go on have {kept[name]}, got {given}; leave it "
+            "out"
+        )
+    return kept.get(name, default) if given is None else given
+
+
+def _about(problem: Problem, rows: Rows | None) -> dict[str, Any]:
+    """What runs belong to, by dotted names, in JSON's types: problem and data, in few numbers.
+
+    Of eigenvalues weighted sums, of functions values, of data the shape and a digest of three rows.
+    """
+    spectrum, dim = problem.spectrum, problem.spectrum.dim
+    distinct = 0.5 + np.arange(dim) * 0.6180339887498949 % 1.0  # another weight for every mode
+
+    def total(values: Any) -> float:
+        return float(np.abs(values) @ distinct[: len(values)])
+
+    lumped = [spectrum.spikes, np.repeat(spectrum.bulk, spectrum.multiplicity) / dim]
+    about = {
+        "spectrum.dim": dim,
+        "spectrum.spikes": len(spectrum.spikes),
+        "spectrum.bins": len(spectrum.bulk),
+        "spectrum.trace": float(spectrum.trace),
+        "spectrum.eigenvalues": [total(spectrum.eigenvalues()), total(np.concatenate(lumped))],
+        "spectrum.mean": 0.0 if spectrum.mean is None else total(spectrum.mean),
+        **_values("autoencoder", problem.autoencoder, (-1.3, 0.4, 2.1)),
+        **_values("rule", problem.rule, (0.3, 1.7, 40.0)),
+        "noise": float(problem.noise),
+    }
+    if rows is not None:
+        few = rows[sorted({0, len(rows) // 2, len(rows) - 1})]
+        digest = hashlib.sha256(np.ascontiguousarray(few).tobytes()).hexdigest()
+        about |= {"data.shape": list(rows.shape), "data.rows": digest[:16]}
+    return about
+
+
+def _values(name: str, part: Any, points: tuple[float, ...]) -> dict[str, Any]:
+    """All values of a module, by dotted names; of functions those at `points`."""
+    if dataclasses.is_dataclass(part):
+        found: dict[str, Any] = {name: type(part).__name__}
+        for field in dataclasses.fields(part):
+            found |= _values(f"{name}.{field.name}", getattr(part, field.name), points)
+        return found
+    if callable(part):
+        part = [np.asarray(part(np.asarray(point))).tolist() for point in points]
+    return {name: part.tolist() if hasattr(part, "tolist") else part}
+
+
+def _check_same(kept: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raise `ValueError` if what earlier runs belong to differs from what they should go on with.
+
+    Numbers may differ by rounding: of an eigenbasis that was computed again, for example.
+    """
+
+    def same(a: Any, b: Any) -> bool:
+        if isinstance(a, list) and isinstance(b, list):
+            return len(a) == len(b) and all(map(same, a, b))
+        if isinstance(a, float) and isinstance(b, float):
+            return math.isclose(a, b, rel_tol=1e-9) or (a != a and b != b)
+        return a == b
+
+    for name, value in about.items():
+        if name in kept and not same(kept[name], value):
+            raise ValueError(
+                f"`weights` are of runs with another {name.replace('.', ' ', 1)}: "
+                f"{kept[name]}, got {value}; go on with the same"
+            )
 
 
 def _drawn_weights(problem: Problem, state: State | None, seed: int, runs: int) -> Weights:
@@ -329,25 +501,23 @@ def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
     return jax.tree.map(lambda *values: np.stack(values), *map(of_run, range(runs)))
 
 
-def _check_data(problem: Problem, data: Any) -> Any:
+def _check_data(problem: Problem, data: Any, flatten: bool) -> Rows:
     spectrum = problem.spectrum
     if spectrum.basis is None:
         raise ValueError(
             "`data` needs a spectrum with a basis: build it with Spectrum.from_data or "
             "from_covariance"
         )
-    if not hasattr(data, "shape"):
-        data = numbers("data", data)
-    if np.dtype(data.dtype).kind not in "biuf":
-        raise ValueError(f"`data` must hold real numbers, got dtype {data.dtype}")
-    if len(data.shape) != 2 or data.shape[1] != spectrum.dim:
+    rows = as_rows("data", data, flatten)
+    if rows.shape[1] != spectrum.dim:
+        hint = "; is it transposed?" if rows.shape[0] == spectrum.dim else ""
         raise ValueError(
             f"`data` must have shape (rows, {spectrum.dim}) like the spectrum, got "
-            f"{tuple(data.shape)}"
+            f"{rows.shape}{hint}"
         )
-    if data.shape[0] < 2:
-        raise ValueError(f"`data` must have at least two rows, got {data.shape[0]}")
-    return data
+    if len(rows) < 2:
+        raise ValueError(f"`data` must have at least two rows, got {len(rows)}")
+    return rows
 
 
 def _check_size(runs: int, dim: int, vectors: int, inputs: int, end: float) -> None:

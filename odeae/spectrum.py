@@ -1,7 +1,5 @@
 """Covariance spectra: single modes (spikes), bins of like eigenvalues (bulk), PCA errors."""
 
-import warnings
-from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from odeae.checks import array, finite, numbers, scalar, whole
+from odeae.checks import array, finite, flag, scalar, warn, whole
+from odeae.inputs import Rows, pieces
 from odeae.precision import Real, in_float64, is_traced
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
@@ -173,7 +172,7 @@ class Spectrum(eqx.Module):
         Raises `ValueError` for values that are NaN, infinite or negative beyond rounding, and,
         under jit, vmap or grad, unless `spikes` = D (sizes can't depend on traced values).
         """
-        rho = _eigenvalues("rho", rho)
+        rho = _eigenvalues("rho", rho, grain=_grain(rho))
         dim, bins = rho.shape[0], whole("bins", bins)
         if is_traced(rho):
             if spikes != dim:
@@ -205,43 +204,75 @@ class Spectrum(eqx.Module):
     ) -> "Spectrum":
         """Spectrum and basis of a covariance matrix Ω (D, D); `spikes`, `bins` as above.
 
+        Rounding is that of the dtype given: a float32 Ω may be asymmetric by 1e-6 of its largest
+        entry, and have eigenvalues down to −1e-7 D times the largest, which are set to 0 with a
+        warning.
+
         Raises `ValueError` if Ω is not square, not symmetric (beyond 1e-8 of its largest entry),
         not finite, traced, or has negative eigenvalues beyond rounding.
         """
+        grain = _grain(omega)
         omega = array("omega", omega, (None, None))
         if is_traced(omega):
             raise ValueError("`omega` must be concrete: its basis can't be found under jit or vmap")
         if omega.shape[0] != omega.shape[1] or omega.size == 0:
-            raise ValueError(f"`omega` must be square and not empty, got shape {omega.shape}")
+            hint = "; if these are data (rows, dim), use from_data" if omega.size else ""
+            raise ValueError(f"`omega` must be square and not empty, got shape {omega.shape}{hint}")
         gap = np.abs(omega - omega.T)
-        if gap.max() > 1e-8 * np.abs(omega).max():
+        if gap.max() > max(1e-8, 10.0 * grain) * np.abs(omega).max():
             i, j = (int(n) for n in np.unravel_index(np.argmax(gap), gap.shape))
             raise ValueError(
                 f"`omega` must be symmetric, got {omega[i, j]:g} at ({i}, {j}) and "
                 f"{omega[j, i]:g} at ({j}, {i})"
             )
         rho, basis = np.linalg.eigh(0.5 * omega + 0.5 * omega.T)
-        rho = _eigenvalues("eigenvalues of omega", rho[::-1])
+        rho = _eigenvalues("eigenvalues of omega", rho[::-1], grain=grain)
         return cls.from_eigenvalues(rho, spikes, bins, basis=basis[:, ::-1].copy(), mean=mean)
 
     @classmethod
     def from_data(
-        cls, x: Any, spikes: int | None = None, bins: int = 32, batch: int = 4096
+        cls,
+        x: Any,
+        spikes: int | None = None,
+        bins: int = 32,
+        batch: int = 4096,
+        *,
+        flatten: bool = False,
     ) -> "Spectrum":
         """Spectrum, basis and mean of data: eigenvalues of the covariance of `x`, mean removed.
 
-        `x`: an array (n, D), also a memory-mapped one, read once in pieces of `batch` rows; or an
-        iterable of such pieces. Memory: one piece and a few (D, D) matrices. Modes without
-        variance, which eigh returns at ±rounding, get eigenvalue 0.
+        Modes without variance, which eigh returns at ±rounding, get eigenvalue 0. With fewer than
+        5 D rows a warning says by how much sample eigenvalues are off.
 
-        Raises `ValueError` for NaN or infinite entries (naming the row), fewer than two rows, a
-        wrong number of axes, or pieces of different widths.
+        Args:
+            x: an array (n, D), in memory or on disk, a table of pandas or polars, a torch tensor or
+                a sparse matrix, read once in pieces of `batch` rows; or an iterable of such pieces.
+                Memory: one piece and a few (D, D) matrices.
+            spikes: as in `from_eigenvalues`.
+            bins: as in `from_eigenvalues`.
+            batch: rows that are read at once.
+            flatten: take images (n, H, W) or (n, H, W, channels), or an iterable of images (H, W),
+                as rows of H·W(·channels) columns.
+
+        Returns:
+            The spectrum, in units of the data's variance; its `trace` is the mean variance of a
+            column.
+
+        Raises:
+            ValueError: NaN, infinite or missing entries (naming the row), text, fewer than two
+                rows, a wrong number of axes, or pieces of different widths.
+
+        Example:
+            `Spectrum.from_data(np.load("patches.npy", mmap_mode="r"))`
         """
+        if is_traced(x if hasattr(x, "shape") else None):
+            raise ValueError("`x` must be concrete: a spectrum can't be found under jit or vmap")
         moments = _Moments()
-        for piece in _pieces(x, whole("batch", batch)):
+        for piece in pieces("x", x, whole("batch", batch), flag("flatten", flatten)):
             moments.add(piece)
         mean, omega = moments.result()
         finite("covariance of x", omega)
+        _doubts(x, moments.rows, len(mean))
         rho, basis = np.linalg.eigh(omega)
         rounding = 10.0 * len(rho) * np.finfo(float).eps * rho[-1]
         rho = np.where(np.abs(rho) <= rounding, 0.0, rho)
@@ -340,21 +371,39 @@ def _dimension(dim: Any, at_least: int = 1) -> int:
     return dim
 
 
-def _eigenvalues(name: str, values: Any, *, may_be_empty: bool = False) -> Real:
-    """Return finite, non-negative eigenvalues as a float64 vector; rounding below 0 becomes 0."""
+def _grain(values: Any) -> float:
+    """Relative rounding of numbers as they were given: that of float32 where they are coarser."""
+    try:
+        kind = np.dtype(float) if is_traced(values) else np.asarray(values).dtype
+    except (TypeError, ValueError, RuntimeError):
+        kind = np.dtype(float)  # what they are is said by those who read them
+    coarse = kind.kind not in "biu" and kind.itemsize < 8
+    return float(np.finfo(np.float32 if coarse else np.float64).eps)
+
+
+def _eigenvalues(
+    name: str, values: Any, *, may_be_empty: bool = False, grain: float = np.finfo(float).eps
+) -> Real:
+    """Return finite, non-negative eigenvalues as a float64 vector; rounding below 0 becomes 0.
+
+    `grain`: relative rounding of what they were computed from, `_grain`.
+    """
     values = array(name, values, (None,))
     if values.size == 0 and not may_be_empty:
         raise ValueError(f"`{name}` must hold at least one eigenvalue, got an empty list")
     if is_traced(values) or values.size == 0 or values.min() >= 0.0:
         return values
-    rounding = 100.0 * values.size * np.finfo(float).eps * np.abs(values).max()
+    single, double = float(np.finfo(np.float32).eps), float(np.finfo(float).eps)
+    size = values.size * np.abs(values).max()
     i = int(np.argmin(values))
-    if values[i] < -rounding or values.max() <= 0.0:
-        raise ValueError(f"`{name}` must not be negative, got {values[i]:g} at index {i}")
-    warnings.warn(
+    if values[i] < -max(grain, 100.0 * double) * size or values.max() <= 0.0:
+        hint = ""
+        if -single * size <= values[i] and values.max() > 0.0:
+            hint = "; if it is float32's rounding, pass float32 numbers, and it is set to 0"
+        raise ValueError(f"`{name}` must not be negative, got {values[i]:g} at index {i}{hint}")
+    warn(
         f"{int(np.sum(values < 0))} values of `{name}` are negative by rounding (down to "
-        f"{values[i]:.2g}) and were set to 0",
-        stacklevel=3,
+        f"{values[i]:.2g}, {-values[i] / values.max():.2g} of the largest) and were set to 0"
     )
     return np.maximum(values, 0.0)
 
@@ -417,19 +466,11 @@ class _Moments:
     def __init__(self):
         self.rows = 0
 
-    def add(self, piece: Any) -> None:
-        piece = numbers("x", piece)
-        if piece.ndim != 2:
-            raise ValueError(f"`x` must have shape (rows, dim), got shape {piece.shape}")
+    def add(self, piece: np.ndarray) -> None:
         if self.rows == 0:
             self.shift = piece.mean(0) if len(piece) else np.zeros(piece.shape[1])
             self.first = np.zeros(piece.shape[1])
             self.second = np.zeros((piece.shape[1],) * 2)
-        if piece.shape[1] != len(self.first):
-            raise ValueError(
-                f"`x` must keep its width: got a piece of {piece.shape[1]} columns after "
-                f"pieces of {len(self.first)}"
-            )
         bad = ~np.isfinite(piece).all(1)
         if bad.any():
             row = int(np.argmax(bad))
@@ -452,21 +493,22 @@ class _Moments:
         return self.shift + mean, self.second / self.rows - np.outer(mean, mean)
 
 
-def _pieces(x, batch: int) -> Iterable[Any]:
-    if is_traced(x if hasattr(x, "shape") else None):
-        raise ValueError("`x` must be concrete: a spectrum can't be found under jit or vmap")
-    if isinstance(x, Sequence) and not (len(x) and getattr(x[0], "ndim", 0) == 2):
-        x = array("x", x, (None, None))  # rows, not pieces
-    shape = getattr(x, "shape", None)
-    if shape is not None:
-        if len(shape) != 2:
-            raise ValueError(f"`x` must have shape (rows, dim), got shape {tuple(shape)}")
-        for start in range(0, max(shape[0], 1), batch):
-            yield x[start : start + batch]
-    elif isinstance(x, Iterable):
-        yield from x
-    else:
-        raise ValueError(
-            "`x` must be an array (rows, dim) or an iterable of such arrays, got "
-            f"{type(x).__name__}"
-        )
+def _doubts(x: Any, rows: int, dim: int) -> None:
+    """Warn of data that may not be what they are taken for, and of too few of them."""
+    if rows >= 5 * dim:
+        return
+    gamma = dim / rows
+    low, high = (1.0 - np.sqrt(gamma)) ** 2, (1.0 + np.sqrt(gamma)) ** 2
+    text = (
+        f"`x` has {rows} rows for {dim} columns (n/D = {rows / dim:.3g}): sample eigenvalues of "
+        f"equal true ones spread from {low:.2g} to {high:.2g} of them (Marchenko–Pastur)"
+    )
+    if rows <= dim:
+        text += f" and at least {dim - rows + 1} are 0"
+    if rows < dim:
+        text += "; is it transposed? Rows are samples"
+    elif rows == dim > 1 and hasattr(x, "shape") and not hasattr(x, "tocsr"):
+        matrix = Rows("x", x, flatten=True)[:]
+        if np.allclose(matrix, matrix.T, rtol=1e-5, atol=0.0):
+            text = f"`x` is symmetric, and so looks like a covariance: use from_covariance; {text}"
+    warn(text)

@@ -75,13 +75,15 @@ class Checkpoint(eqx.Module):
 
     Pass it to `simulate(..., weights=...)` to go on exactly as if the runs had not been stopped.
     The weights are in the eigenbasis for Gaussian inputs; for real inputs in input space, because
-    an eigenbasis that is computed again may have other signs.
+    an eigenbasis that is computed again may have other signs. `about`: what the runs belong to,
+    as JSON: their problem and data in few numbers, by which `simulate` knows them again.
     """
 
     weights: Weights
     step: int = eqx.field(static=True)
     seed: int = eqx.field(static=True)
     source: str = eqx.field(static=True)
+    about: str = eqx.field(static=True, default="{}")
 
 
 class PrincipalOverlaps(eqx.Module):
@@ -420,7 +422,7 @@ class Trajectory(eqx.Module):
         }
         if self.weights is not None:
             dataset.attrs |= {"step": self.weights.step, "seed": self.weights.seed}
-            dataset.attrs["inputs"] = self.weights.source
+            dataset.attrs |= {"inputs": self.weights.source, "runs_of": self.weights.about}
         return dataset
 
     def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
@@ -505,7 +507,10 @@ def load(
     if "weights_encoder" in data.variables:
         weights = Weights(*(get(f"weights_{name}") for name in Weights._fields))
         attrs = data.attrs
-        checkpoint = Checkpoint(weights, int(attrs["step"]), int(attrs["seed"]), attrs["inputs"])
+        about = attrs.get("runs_of", "{}")
+        checkpoint = Checkpoint(
+            weights, int(attrs["step"]), int(attrs["seed"]), attrs["inputs"], about
+        )
 
     def state(when: str) -> State | None:
         if f"{when}_bias" not in data.variables:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-_ROOT = str(Path(__file__).parent.parent)
+_HERE = Path(__file__).parent
+_PATHS = os.pathsep.join([str(_HERE.parent), str(_HERE)])
 
 _ERRORS = """
 import json, sys
@@ -24,7 +25,7 @@ print(json.dumps(said))
 
 def run(script: str, stdin: str = "") -> str:
     """Run `script` and return what it prints."""
-    env = {**os.environ, "PYTHONPATH": _ROOT, "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "PYTHONPATH": _PATHS, "JAX_PLATFORMS": "cpu"}
     for name in ("JAX_ENABLE_X64", "XLA_FLAGS"):
         env.pop(name, None)
     command = [sys.executable, "-W", "error", "-c", script]
@@ -42,3 +43,36 @@ def named_in_one_line(message: str, pattern: str, kind: str = "ValueError") -> N
     """Check what `errors` returned: the kind of error, `pattern` in its message, no line break."""
     assert re.match(f"{kind}: .*{pattern}", message), message
     assert "\n" not in message
+
+
+class Tensor:
+    """Stands for a tensor of torch, which isn't installed here: rows of it are not NumPy's."""
+
+    dtype = "torch.float64"
+
+    def __init__(self, x, needs_gradient=False):
+        self.x, self.shape, self.needs_gradient = x, x.shape, needs_gradient
+
+    def __array__(self, dtype=None, copy=None):
+        if self.needs_gradient:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+        return self.x
+
+    def __getitem__(self, index):
+        return Tensor(self.x[index])
+
+    def detach(self):
+        return Tensor(self.x)
+
+
+class Table:
+    """Stands for a table of polars: indexed by columns, to_numpy with what it holds."""
+
+    def __init__(self, x, columns):
+        self.x, self.shape, self.columns = x, x.shape, columns
+
+    def __getitem__(self, name):
+        raise KeyError(name)
+
+    def to_numpy(self):
+        return self.x

@@ -166,10 +166,10 @@ def test_resume_takes_the_runs_of_a_comparison_but_no_others(shell):
     code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "both.nc")
     assert code == 0, err
     for flags, message in (
-        (["--runs", "5"], "--runs 5 can't change with --resume: the saved runs have 2"),
-        (["--seed", "1"], "--seed 1 can't change with --resume"),
-        (["--lr", "0.5"], "have another rule than these settings"),
-        (["--activation", "relu"], "have another autoencoder than"),
+        (["--runs", "5"], "`runs` can't change: the runs that go on have 2, got 5"),
+        (["--seed", "1"], "`seed` can't change: the runs that go on have 0, got 1"),
+        (["--lr", "0.5"], "`weights` are of runs with another rule lr: 1.0, got 0.5"),
+        (["--activation", "relu"], "another autoencoder activation: Erf, got ReLU"),
         (["--start", "1"], "--start has no meaning beside --resume"),
     ):
         code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "both.nc", *flags)
@@ -678,3 +678,78 @@ def test_bad_sweeps_in_a_file_are_one_line(shell, tmp_path, text, message):
     assert code == 1
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_an_interrupt_of_simulate_keeps_the_runs(shell, monkeypatch):
+    """It once said "nothing half-written", and all was lost: --resume goes on to the last bit."""
+    from odeae import simulation
+
+    advance, flags = simulation._advance, [*SMALL[:-2], "--runs", "2", "--times", "0,1,2,4"]
+
+    def once(rule, network, weights, x, scale, noise, deviation, first, span):
+        if first > 0:
+            raise KeyboardInterrupt
+        return advance(rule, network, weights, x, scale, noise, deviation, first, span)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(simulation, "_advance", once)
+        code, _, err = shell("simulate", *flags, "-o", "half.nc")
+        assert code == 130
+        assert "interrupted, the runs so far are kept in 'half.nc': go on with --resume" in err
+        code, _, err = shell("simulate", *flags)
+        assert (code, err) == (130, "odeae: interrupted, nothing half-written\n")
+    half = odeae.load("half.nc")
+    np.testing.assert_array_equal(half.times, [0.0, 1.0, 2.0, 2.56])
+    code, _, err = shell("simulate", *flags, "--resume", "half.nc", "-o", "rest.nc")
+    assert code == 0, err
+    assert shell("simulate", *flags, "-o", "half.nc")[0] == 1  # it exists
+    assert shell("simulate", *flags, "-o", "half.nc", "--overwrite")[0] == 0
+    rest, whole = odeae.load("rest.nc"), odeae.load("half.nc")
+    np.testing.assert_array_equal(rest.test_error[:, -1], whole.test_error[:, -1])
+    np.testing.assert_array_equal(half.error[:, :3], whole.error[:, :3])
+
+
+def test_resume_goes_through_data_once_without_being_told_again(shell):
+    """Without --once, which the first command had, the second drew rows with replacement."""
+    x = np.random.default_rng(0).standard_normal((200, 12)) * np.linspace(2.0, 0.5, 12)
+    np.savez("x.npz", train=x, test=x[:3])
+    flags = ["--data", "x.npz:train", "--inputs", "data", "--hidden", "2"]
+    once = ["--runs", "2", "--once", "--test-samples", "9"]
+    shell("simulate", *flags, *once, "--times", "0,5", "-o", "half.nc")
+    code, _, err = shell(
+        "simulate", *flags, "--times", "12", "--resume", "half.nc", "-o", "rest.nc"
+    )
+    assert code == 0, err
+    shell("simulate", *flags, *once, "--times", "0,5,12", "-o", "whole.nc")
+    rest, whole = odeae.load("rest.nc"), odeae.load("whole.nc")
+    np.testing.assert_array_equal(rest.test_error[:, -1], whole.test_error[:, -1])
+    code, _, err = shell("simulate", *flags, "--resume", "whole.nc", "--lr", "2", "--end", "14")
+    assert "another rule lr: 1.0, got 2.0" in err
+    for name, message in (
+        ("x.npz", "it holds the arrays train, test: choose one of them, as x.npz:train"),
+        ("x.npz:tran", "choose one of them, as x.npz:train, got 'tran'"),
+        ("y.npz:train", "no file 'y.npz'"),
+    ):
+        code, _, err = shell("spectrum", name)
+        assert code == 1
+        assert message in err
+
+
+def test_patches_are_written_for_the_examples_of_the_readme(shell):
+    pytest.importorskip("skimage")
+    code, out, err = shell("patches", "p.npy", "--size", "8", "--stride", "40")
+    assert code == 0, err
+    x = np.load("p.npy")
+    np.testing.assert_array_equal(x, odeae.natural_patches(8, 40))
+    assert f"wrote p.npy: {len(x)} patches of 8×8 pixels, D = 64" in out
+    np.testing.assert_allclose(x.mean(axis=1), 0.0, atol=1e-12)
+    for words, message in (
+        (["p.npy"], "exists"),
+        (["p.csv"], "the patches are saved as .npy, got 'p.csv'"),
+        (["q.npy", "--size", "400"], "`size` must be at most 300, the smallest photograph"),
+        (["q.npy", "--size", "1"], "`size` must be at least 2, got 1"),
+        (["q.npy", "--size", "64", "--stride", "1"], "GiB; give a larger `stride`"),
+    ):
+        code, _, err = shell("patches", *words)
+        assert code == 1
+        assert message in err

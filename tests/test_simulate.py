@@ -1,18 +1,24 @@
 """`simulate` is the SGD of docs/theory.md §1, starts where the theory does, can be resumed."""
 
+import ast
 import importlib
+import itertools
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import plain
 import pytest
 import reference
+import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-from odeae.simulation import _Gaussian
+from odeae import simulation
+from odeae.simulation import _about, _block_length, _check_same, _Gaussian, _normals
 
 DIM, HIDDEN = 64, 3
 TIMES = np.array([0.0, 0.5, 1.0, 2.0])
@@ -30,7 +36,7 @@ def problem(activation="erf", bias=False, spectrum=None, **rates):
     )
 
 
-def draw_data(rows=300, seed=0):
+def draw_data(rows=340, seed=0):
     """Correlated inputs with a mean, and their problem."""
     rng = np.random.default_rng(seed)
     mix = rng.standard_normal((DIM, DIM)) * np.linspace(2.0, 0.1, DIM)
@@ -210,13 +216,161 @@ def test_resumed_runs_are_exactly_uninterrupted_ones(kind):
     }[kind]
     state = odeae.random_state(p)
     times = np.array([0.5, 1.0, 1.7, 3.0, 4.0])  # 1.7 is between blocks of inputs
-    whole = odeae.simulate(p, state, times, runs=2, seed=3, **options)
-    first = odeae.simulate(p, state, times[:3], runs=2, seed=3, **options)
-    rest = odeae.simulate(p, None, times[3:], weights=first.weights, **options)
+    whole = odeae.simulate(p, state, times, runs=2, seed=3, test_samples=30, **options)
+    first = odeae.simulate(p, state, times[:3], runs=2, seed=3, test_samples=30, **options)
+    # runs, seed, once through or not, and what is held out, are known to the runs
+    rest = odeae.simulate(p, None, times[3:], data=options.get("data"), weights=first.weights)
     assert first.weights.step == round(1.7 * DIM)
     for name in ("error", "test_error", "R1"):
         joined = np.concatenate([getattr(first, name), getattr(rest, name)], axis=1)
         assert_array_equal(joined, getattr(whole, name))
+    assert json.loads(rest.settings)["resample"] == (kind != "once through")
+
+
+def test_runs_go_on_with_nothing_but_their_own(tmp_path):
+    """The shell looked, but in Python another rule, number of runs or seed was taken silently."""
+    data, p = draw_data()
+    spectrum, network, rule = p.spectrum, p.autoencoder, p.rule
+    done = odeae.simulate(p, odeae.random_state(p), [1.0], runs=2, seed=3, data=data)
+    done.save(tmp_path / "x.nc")
+    Problem, SGD = odeae.Problem, odeae.SGD
+    rho, basis, mean = spectrum.eigenvalues(), spectrum.basis, spectrum.mean
+    other = odeae.Spectrum.from_eigenvalues(rho * 1.001, basis=basis, mean=mean)
+    coarse = odeae.Spectrum.from_eigenvalues(rho, spikes=2, basis=basis, mean=mean)
+    moved = odeae.Spectrum.from_eigenvalues(rho, basis=basis, mean=mean + 0.1)
+    slower = odeae.Problem(spectrum, network, SGD(schedule=lambda t: 1.0 / (1.0 + t)))
+    cases = [
+        (p, dict(runs=8), "`runs` can't change: the runs that go on have 2, got 8"),
+        (p, dict(seed=0), "`seed` can't change: the runs that go on have 3, got 0"),
+        (p, dict(resample=False), "`resample` can't change: .* have True, got False"),
+        (Problem(spectrum, network, SGD(5.0)), {}, r"another rule lr: 1\.0, got 5\.0"),
+        (Problem(spectrum, network, SGD(truncated=True)), {}, "rule truncated: False, got True"),
+        (Problem(spectrum, network, odeae.SGD(schedule=odeae.CosineSchedule(9))), {}, "schedule"),
+        (slower, {}, "another rule schedule: None, got "),
+        (Problem(spectrum, odeae.Autoencoder(HIDDEN, "relu")), {}, "autoencoder activation: Erf"),
+        (Problem(spectrum, odeae.Autoencoder(2)), {}, "autoencoder hidden: 3, got 2"),
+        (Problem(spectrum, network, rule, noise=0.1), {}, r"another noise: 0\.0, got 0\.1"),
+        (Problem(other, network), {}, "another spectrum trace"),
+        (Problem(coarse, network), {}, "another spectrum spikes: .*, got 2"),
+        (Problem(moved, network), {}, "another spectrum mean"),
+        (p, dict(data=data[:-5]), r"another data shape: \[340, 64\], got \[335, 64\]"),
+        (p, dict(data=data[::-1]), "another data rows"),
+    ]
+    for weights in (done.weights, odeae.load(tmp_path / "x.nc").weights):
+        for own, options, message in cases:
+            with pytest.raises(ValueError, match=message):
+                odeae.simulate(own, None, [2.0], **{"data": data, **options}, weights=weights)
+
+
+def test_own_functions_are_known_by_their_values():
+    """A function has no name that could be compared, and a loaded one is another object."""
+
+    def about(fn):
+        network = odeae.Autoencoder(HIDDEN, odeae.Quadrature(fn))
+        return _about(odeae.Problem(problem().spectrum, network), None)
+
+    one, same, two = map(about, (jnp.tanh, lambda x: jnp.tanh(x), jnp.sin))
+    _check_same(one, same)
+    with pytest.raises(ValueError, match=r"another autoencoder activation\.fn"):
+        _check_same(one, two)
+
+
+def stop_at(monkeypatch, call, error):
+    """Let the simulation be interrupted before its block number `call`."""
+    advance, calls = simulation._advance, itertools.count()
+
+    def interrupted(*args):
+        if next(calls) == call:
+            raise error
+        return advance(*args)
+
+    monkeypatch.setattr(simulation, "_advance", interrupted)
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "once through"])
+def test_an_interrupt_keeps_what_is_done(kind, tmp_path, monkeypatch):
+    """And the runs go on as if there had been none, from the middle of a long stretch, too."""
+    data, p = draw_data(rows=1000)
+    options = {} if kind == "Gaussian" else {"data": data, "resample": False}
+    data, state, file = options.get("data"), odeae.random_state(p), tmp_path / "x.nc"
+    times = np.array([0.0, 1.0, 14.0])  # t = 4, 8, 12 are ends of blocks
+    whole = odeae.simulate(p, state, times, runs=2, **options)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt) as stop:
+            odeae.simulate(p, state, times, runs=2, checkpoint=file, **options)
+    assert "the runs to t=8 are kept in" in stop.value.__notes__[0]
+    half = odeae.load(file)
+    assert_array_equal(half.times, [0.0, 1.0, 8.0])
+    assert_array_equal(half.error[:, :2], whole.error[:, :2])
+    rest = odeae.simulate(p, None, times[2:], data=data, weights=half.weights)
+    for name in ("error", "test_error", "R1"):
+        assert_array_equal(getattr(rest, name)[:, 0], getattr(whole, name)[:, 2])
+    for got, want in zip(rest.weights.weights[:2], whole.weights.weights[:2], strict=True):
+        assert_array_equal(got, want)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        odeae.simulate(p, state, times, runs=2, checkpoint=file, **options)
+
+
+def test_runs_are_kept_now_and_then_and_at_the_end(tmp_path, monkeypatch):
+    """A kill can't be caught: what stands in the file then is the last that was written."""
+    p, file = problem(), tmp_path / "x.nc"
+    state, times = odeae.random_state(p), [0.0, 10.0]
+    with monkeypatch.context() as patched:
+        patched.setattr(simulation, "_EVERY", -1.0)
+        stop_at(patched, 2, RuntimeError("killed"))
+        with pytest.raises(RuntimeError, match="killed"):
+            odeae.simulate(p, state, times, runs=2, checkpoint=file)
+    half = odeae.load(file)
+    assert_array_equal(half.times, [0.0, 8.0])
+    ended = odeae.simulate(p, state, times, runs=2, checkpoint=file, overwrite=True)
+    same(odeae.load(file), ended)
+    rest = odeae.simulate(p, None, [10.0], weights=half.weights)
+    assert_array_equal(rest.test_error[:, 0], ended.test_error[:, 1])
+
+
+def test_without_a_file_an_interrupt_says_how_to_keep_runs(monkeypatch):
+    stop_at(monkeypatch, 1, KeyboardInterrupt())
+    p = problem()
+    with pytest.raises(KeyboardInterrupt) as stop:
+        odeae.simulate(p, odeae.random_state(p), [10.0], runs=2)
+    assert "checkpoint='runs.nc'" in stop.value.__notes__[0]
+
+
+def test_streams_are_those_of_the_first_release():
+    """Seeds are names of runs: these numbers must not change."""
+    got = _normals(np.asarray([3, 0, 1]), np.arange(2), (4, 3))[1, 2]
+    assert_array_equal(got, [-1.7598309516906738, 0.5869684219360352, 0.9023489356040955])
+    large = _normals(np.asarray([2**40 + 5, 3, 9]), np.arange(3), (2, 5))[2, 1, 2:]
+    assert_array_equal(large, [-1.639836072921753, 0.3509693145751953, -2.4798474311828613])
+    assert [_block_length(dim) for dim in (1, 1024, 3000, 10**6)] == [256, 256, 87, 8]
+
+
+@pytest.mark.parametrize("flags", ["generator", "checks"])
+def test_settings_of_jax_change_no_number(flags):
+    """They once did: with the generator "rbg", another half of the bits, or a seed's offset."""
+    chosen = {
+        "generator": dict(
+            jax_default_prng_impl="rbg", jax_threefry_partitionable=False, jax_random_seed_offset=7
+        ),
+        "checks": dict(
+            jax_numpy_dtype_promotion="strict", jax_transfer_guard="disallow", jax_disable_jit=True
+        ),
+    }[flags]
+    script = f"""
+import jax, numpy as np, odeae
+p = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.5], 20), odeae.Autoencoder(2), noise=0.3)
+W, V = np.random.default_rng(0).standard_normal((2, 2, 20))
+for name, value in {chosen}.items():
+    jax.config.update(name, value)
+runs = odeae.simulate(p, None, [1.0, 2.0], runs=2, seed=3, weights=(W, V))
+rest = odeae.simulate(p, None, [2.0, 2.5], weights=runs.weights)
+assert np.all(rest.error[:, 0] == runs.error[:, -1])
+print(runs.error[:, -1].tolist(), runs.test_error[:, -1].tolist())
+"""
+    got = np.array(ast.literal_eval(plain.run(script).replace("] [", "], [")))
+    want = [[1.1703682459726146, 1.1460502476381933], [1.19586513392745, 1.1488060304785344]]
+    assert_allclose(got, want, rtol=1e-12)
 
 
 def test_weights_with_and_without_a_run_axis():
@@ -257,12 +411,12 @@ class Recorder:
 
 @pytest.mark.parametrize("resample", [True, False])
 def test_held_out_rows_are_never_trained_on(resample):
-    data, p = draw_data(300)
+    data, p = draw_data()
     file = Recorder(data)
     odeae.simulate(
         p, odeae.random_state(p), [4.0], runs=1, data=file, resample=resample, test_samples=20
     )
-    tested, trained = file.read[0], np.concatenate(file.read[1:])
+    tested, trained = file.read[1], np.concatenate(file.read[2:])  # first the three of the digest
     assert len(tested) == 20
     assert not set(tested) & set(trained)
     if resample:
@@ -271,7 +425,7 @@ def test_held_out_rows_are_never_trained_on(resample):
         assert len(trained) == len(set(trained)) >= 256  # t = 4, every row once
     two = Recorder(data)
     odeae.simulate(p, odeae.random_state(p), [1.0], runs=2, data=two, test_samples=30)
-    assert set(two.read[0]) != set(two.read[1])  # another tenth in every run
+    assert set(two.read[1]) != set(two.read[2])  # another tenth in every run
 
 
 def test_once_through_uses_every_row_once():
@@ -284,7 +438,7 @@ def test_once_through_uses_every_row_once():
     got = odeae.simulate(
         p, None, [steps / DIM], runs=1, data=file, weights=(W, V), resample=False, test_samples=60
     )
-    rows = np.array(sorted(set(range(600)) - set(file.read[0])))
+    rows = np.array(sorted(set(range(600)) - set(file.read[1])))
     assert len(rows) == steps
     W, V = W @ p.spectrum.basis.T, V @ p.spectrum.basis.T
     x = data[rows] - p.spectrum.mean
@@ -311,6 +465,33 @@ def test_memory_mapped_data_give_the_same(tmp_path):
     once = [odeae.simulate(p, state, [2.0], runs=2, data=x, resample=False) for x in (data, file)]
     same(*once)
     assert once[0].source == "SGD on real inputs"
+
+
+def test_data_in_any_form_give_the_same():
+    data, p = draw_data()
+    data[np.abs(data) < 0.1] = 0.0
+    state = odeae.random_state(p)
+    columns = [f"pixel {i}" for i in range(DIM)]
+    forms = {
+        "lists": data.tolist(),
+        "jax": jnp.asarray(data),
+        "pandas": pandas.DataFrame(data, columns=columns),
+        "polars": plain.Table(data, columns),
+        "objects": plain.Table(data.astype(object), columns),
+        "torch": plain.Tensor(data),
+        "csr": scipy.sparse.csr_array(data),
+        "coo": scipy.sparse.coo_matrix(data),
+        "masked": np.ma.masked_array(data),
+        "generator": (data[i : i + 100] for i in range(0, 340, 100)),
+        "list of pieces": [data[:100], data[100:]],
+        "images": data.reshape(340, 8, 8),
+        "iterable of images": iter(data.reshape(340, 8, 8)),
+        "HDF5": Recorder(data),
+    }
+    want = odeae.simulate(p, state, [0.5], runs=2, data=data)
+    for name, form in forms.items():
+        got = odeae.simulate(p, state, [0.5], runs=2, data=form, flatten="images" in name)
+        same(got, want)
 
 
 def test_gaussian_data_of_the_right_covariance_are_like_gaussian_inputs():
@@ -358,11 +539,11 @@ def test_averages_out_of_range_are_another_status():
 
 
 SETUP = """
-import jax, numpy as np, odeae
+import jax, numpy as np, odeae, pandas, plain
 p = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.5], 20), odeae.Autoencoder(2))
 s = odeae.random_state(p)
-x = np.random.default_rng(0).standard_normal((40, 20))
-nan = np.where(np.arange(40)[:, None] == 7, np.nan, x)
+x = np.random.default_rng(0).standard_normal((100, 20))
+nan = np.where(np.arange(100)[:, None] == 7, np.nan, x)
 r = odeae.Problem(odeae.Spectrum.from_data(x), odeae.Autoencoder(2))
 W = np.zeros((2, 20))
 def simulate(problem=p, state=s, times=(1.0, 2.0), **options):
@@ -398,12 +579,23 @@ BAD = {
     ),
     "simulate(data=x)": r"`data` needs a spectrum with a basis",
     "real(data=x[:1])": r"`data` must have at least two rows, got 1",
-    "real(data=x[:, 1:])": r"`data` must have shape \(rows, 20\) like the spectrum, got \(40, 19\)",
-    "real(data=x[0])": r"`data` must have shape \(rows, 20\) like the spectrum, got \(20,\)",
+    "real(data=x[:, 1:])": r"`data` must have shape \(rows, 20\) like .*, got \(100, 19\)",
+    "real(data=x[0])": r"`data` must have shape \(rows, dim\), got shape \(20,\)",
     "real(data=nan)": r"`data` must be finite, got NaN or infinity in row 7",
     "real(data=x.astype(str))": r"`data` must hold real numbers, got dtype <U",
+    "real(data=np.ma.masked_array(x, x > 2.9))": r"`data` must .* a masked entry at \(\d+, \d+\)",
+    "real(data=pandas.DataFrame(x).assign(who='me'))": r"`data` .* got 'me' in column 'who', row 0",
+    "real(data=plain.Tensor(x, True))": r"`data` must hold real numbers, .* \.detach\(\)",
+    "real(data=x.reshape(100, 4, 5))": r"`data` must .* got shape \(100, 4, 5\).* flatten=True",
+    "real(data=x[:20].T, flatten=1)": "`flatten` must be True or False, got 1",
+    "real(data=np.zeros((20, 30)))": r"`data` must have shape .* got \(20, 30\); is it transposed",
+    "real(data=iter([x, x[:, 1:]]))": "`data` must keep its width: .* 19 columns .* of 20",
+    "real(data=5)": "`data` must be an array .*got int",
+    "simulate(resample=1)": "`resample` must be True or False, got 1",
     "real(data='x.npy')": r"`data` must hold real numbers, got 'x.npy'",
-    "real(resample=False)": r"`times` ask for 40 steps, .* 36 samples .* end at t=1.8, or pass",
+    "real(resample=False, times=[5])": (
+        r"`times` ask for 100 steps, .* 90 samples .* end at t=4.5, or pass"
+    ),
     "jax.jit(lambda lr: simulate(odeae.Problem(p.spectrum, p.autoencoder, odeae.SGD(lr))))(1.0)": (
         r"simulate needs concrete values; it can't be called under jit, vmap, grad"
     ),

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
+import pandas
 import plain
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -294,10 +296,17 @@ def test_data_in_any_form_gives_the_covariance_in_one_pass(tmp_path, mean):
         "array": x,
         "lists": x.tolist(),
         "jax": jnp.asarray(x),
+        "pandas": pandas.DataFrame(x, columns=list("abcdefghijkl")),
+        "polars": plain.Table(x, list("abcdefghijkl")),
+        "torch": plain.Tensor(x),
+        "csr": scipy.sparse.csr_array(x),
+        "coo": scipy.sparse.coo_matrix(x),
+        "masked": np.ma.masked_array(x),
         "memmap": memmap(x, tmp_path),
         "counted": counted,
         "generator": (x[i : i + 50] for i in range(0, 240, 50)),
         "list of pieces": [x[:100], x[100:101], x[101:101], x[101:]],
+        "sparse pieces": (scipy.sparse.csr_array(x[i : i + 50]) for i in range(0, 240, 50)),
     }
     omega = np.cov(x.T, bias=True)
     exact = np.linalg.eigvalsh(omega)[::-1]
@@ -311,6 +320,34 @@ def test_data_in_any_form_gives_the_covariance_in_one_pass(tmp_path, mean):
     assert counted.most == 37
 
 
+def test_images_are_rows_on_request():
+    x = sample(dim=12).reshape(240, 3, 4)
+    forms = {"stack": x, "colours": x.reshape(240, 3, 2, 2), "pieces": [x[:100], x[100:]]}
+    forms |= {"list of images": list(x), "generator of images": iter(x)}
+    want = Spectrum.from_data(x.reshape(240, 12)).eigenvalues()
+    for form in forms.values():
+        got = Spectrum.from_data(form, flatten=True)
+        np.testing.assert_allclose(got.eigenvalues(), want, rtol=1e-9, atol=1e-12)
+
+
+def test_few_rows_are_said_with_what_they_do():
+    """60 isotropic columns: the bulk looks like anything but isotropic unless rows are many."""
+    rng = np.random.default_rng(0)
+    for rows, low, high in ((90, 0.034, 3.3), (240, 0.25, 2.2)):
+        words = rf"`x` has {rows} rows for 60 columns \(n/D = .* from {low} to {high} of"
+        with pytest.warns(UserWarning, match=words):
+            spectrum = Spectrum.from_data(rng.standard_normal((rows, 60)))
+        rho = spectrum.eigenvalues()  # what the warning says is what is there
+        np.testing.assert_allclose([rho.min(), rho.max()], [low, high], rtol=0.25)
+    Spectrum.from_data(rng.standard_normal((300, 60)))  # n = 5 D: not a word
+    with pytest.warns(UserWarning, match=r"at least 41 are 0; is it transposed\?"):
+        spectrum = Spectrum.from_data(rng.standard_normal((20, 60)))
+    assert np.sum(spectrum.eigenvalues() == 0) == 41
+    with pytest.warns(UserWarning, match="is symmetric, and so looks like a covariance: use from_"):
+        Spectrum.from_data(np.cov(sample().T))
+
+
+@pytest.mark.filterwarnings("ignore:`x` has")
 def test_modes_without_variance_are_exactly_zero():
     x = sample(rows=8)  # rank 7 of 12
     spectrum = Spectrum.from_data(x, spikes=2)
@@ -377,7 +414,7 @@ def test_gradient_of_a_power_law(exponent):
 # Messages
 
 SETUP = """
-import jax, numpy as np
+import jax, numpy as np, pandas as pd, plain, scipy.sparse
 from odeae import Spectrum
 jax.config.update("jax_enable_x64", True)
 nan, inf, eye = np.nan, np.inf, np.eye(3)
@@ -432,7 +469,7 @@ BAD = {
     "Spectrum.marchenko_pastur(9, 0)": "`samples` must be at least 1, got 0",
     "Spectrum.marchenko_pastur(9, 9, variance=nan)": "`variance` must be finite, got nan",
     "Spectrum.marchenko_pastur(1, 9, spikes=[1, 1])": "`dim` .*number of spikes, 2, got 1",
-    "Spectrum.from_covariance(x)": r"`omega` must be square .*got shape \(20, 3\)",
+    "Spectrum.from_covariance(x)": r"`omega` must be square .*shape \(20, 3\); .* use from_data",
     "Spectrum.from_covariance(eye[:0, :0])": r"`omega` .*not empty, got shape \(0, 0\)",
     "Spectrum.from_covariance([1, 2])": r"`omega` must be a matrix, got shape \(2,\)",
     "Spectrum.from_covariance([[1, 2], [3, 4]])": r"symmetric, got 2 at \(0, 1\) and 3 at \(1, 0\)",
@@ -441,7 +478,7 @@ BAD = {
     "Spectrum.from_covariance(None)": "`omega` must be given, got None",
     "jax.jit(Spectrum.from_covariance)(eye)": "`omega` must be concrete",
     "Spectrum.from_data(x[0])": r"`x` must have shape \(rows, dim\), got shape \(3,\)",
-    "Spectrum.from_data(x[None])": r"`x` must have shape \(rows, dim\), got shape \(1, 20, 3\)",
+    "Spectrum.from_data(x[None])": r"`x` must .* got shape \(1, 20, 3\); .* flatten=True",
     "Spectrum.from_data(x[:1])": "`x` must have at least two rows, got 1",
     "Spectrum.from_data(x[:0])": "`x` must have at least two rows, got 0",
     "Spectrum.from_data(iter([]))": "`x` must have at least two rows, got 0",
@@ -455,7 +492,19 @@ BAD = {
     "Spectrum.from_data('patches.npy')": "`x` must hold real numbers, got 'patches.npy'",
     "Spectrum.from_data(None)": "`x` must be an array .*got NoneType",
     "Spectrum.from_data(5)": "`x` must be an array .*got int",
-    "Spectrum.from_data(np.ones((5, 3)))": "at least one positive eigenvalue, all are 0",
+    "Spectrum.from_data(np.ones((15, 3)))": "at least one positive eigenvalue, all are 0",
+    "Spectrum.from_data(np.ma.masked_equal(x, x[7, 1]))": r"`x` must have .* masked .* \(7, 1\)",
+    "Spectrum.from_data(pd.DataFrame({'a': [1, 2], 'b': [3, 'red']}))": (
+        r"`x` must hold real numbers, got 'red' in column 'b', row 1"
+    ),
+    "Spectrum.from_data(pd.DataFrame({'a': pd.to_datetime(['2020'])}))": "`x` .* column 'a', row",
+    "Spectrum.from_data(pd.DataFrame({'a': [1, None]}, dtype='Int64'))": "`x` .* row 1",
+    "Spectrum.from_data(plain.Tensor(x, True))": r"`x` must hold real numbers.*\.detach\(\)",
+    "Spectrum.from_data(x.astype('M8[s]'))": "`x` must hold real numbers, got dtype datetime64",
+    "Spectrum.from_data(x.astype(str))": "`x` must hold real numbers, got dtype <U",
+    "Spectrum.from_data(x, flatten='no')": "`flatten` must be True or False, got 'no'",
+    "Spectrum.from_covariance(scipy.sparse.eye_array(3))": r"`omega` .* dense.*\.toarray\(\)",
+    "Spectrum.from_eigenvalues(np.ma.masked_equal([1, 2, 3], 2))": r"`rho` .* masked .* \(1,\)",
     "Spectrum.from_data(x, batch=0)": "`batch` must be at least 1, got 0",
     "Spectrum.from_data(x, spikes=4)": "`spikes` must be at most .*3, got 4",
     "jax.jit(Spectrum.from_data)(x)": "`x` must be concrete",
@@ -477,7 +526,13 @@ def test_negative_rounding_is_set_to_zero_and_said_so():
 
 
 @pytest.mark.parametrize(
-    "call", ["from_eigenvalues([1, -1e-18])", "from_covariance([[1, 0], [0, -1e-18]])"]
+    "call",
+    [
+        "from_eigenvalues([1, -1e-18])",
+        "from_covariance([[1, 0], [0, -1e-18]])",
+        "spiked([1, -1e-18], 5)",
+        "from_data([[1, 2], [3, 5], [7, 1]])",
+    ],
 )
 def test_the_warning_points_at_the_line_of_the_user(call):
     script = f"""
@@ -488,6 +543,34 @@ with warnings.catch_warnings(record=True) as caught:
 print(caught[0].filename, caught[0].lineno)
 """
     assert plain.run(script).split() == ["<string>", "5"]
+
+
+def test_rounding_is_that_of_the_dtype_given():
+    """A covariance of rank 8 in float32 has eigenvalues of −1e-7 of the largest: once refused."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 8)) @ rng.standard_normal((8, 60)) + 1.0
+    exact = np.cov(x.T)
+    omega = exact.astype(np.float32)
+    wanted = (
+        r"values of `eigenvalues of omega` are negative by rounding \(down to -\S+, \S+e-0[789] of"
+    )
+    for form in (omega, jnp.asarray(omega), pandas.DataFrame(omega)):
+        with pytest.warns(UserWarning, match=wanted):
+            spectrum = Spectrum.from_covariance(form, spikes=8)
+        rho = np.linalg.eigvalsh(exact)[::-1][:8]
+        np.testing.assert_allclose(spectrum.eigenvalues()[:8], rho, rtol=1e-5)
+        assert spectrum.eigenvalues().min() == 0.0
+    with pytest.raises(ValueError, match=r"must not be negative, .*; if it is float32's rounding"):
+        Spectrum.from_covariance(omega.astype(float))
+    asymmetric = omega * (1 + np.float32(3e-7) * np.triu(np.ones((60, 60), np.float32)))
+    assert np.any(asymmetric != asymmetric.T)
+    np.testing.assert_allclose(
+        Spectrum.from_covariance(asymmetric, spikes=8).eigenvalues()[:8], rho, rtol=1e-5
+    )
+    with pytest.warns(UserWarning, match="2 values of `rho` are negative by rounding"):
+        Spectrum.from_eigenvalues(np.float32([1.0, -1e-8, -2e-7, 0.5]))
+    with pytest.raises(ValueError, match=r"`rho` must not be negative, got -0\.1 at index 1"):
+        Spectrum.from_eigenvalues(np.float32([1.0, -0.1]))
 
 
 def test_printing_answers_the_first_questions():
