@@ -384,8 +384,8 @@ def _solve(equations: Reduced, start, times, rtol, max_steps):
     """Unknowns (T, K, n), excess (T,) over the K modes, status, stop time."""
     schedule = equations.rule.schedule
     controller = StepControl(
-        rtol, SMALLEST * rtol, times[-1], longest_step(schedule, times[-1]), _of_mode,
-        ROUNDING_IMPLICIT,
+        rtol=rtol, atol=SMALLEST * rtol, end=times[-1],
+        longest=longest_step(schedule, times[-1]), around=_of_mode, rounding=ROUNDING_IMPLICIT,
     )  # fmt: skip
     controller = diffrax.ClipStepSizeController(
         controller, step_ts=times, jump_ts=jumps_before(schedule, times[-1])

@@ -157,12 +157,12 @@ def save_times(times: Any) -> Real:
 _NOT_THE_USER = {"odeae", "equinox", "jaxtyping", "beartype", "jax", "contextlib", "functools"}
 
 
-def warn(message: str) -> None:
-    """Give a `UserWarning` that points at the line outside odeae which led here."""
+def warn(message: str, kind: type[Warning] = UserWarning) -> None:
+    """Give a warning that points at the line outside odeae which led here."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USER:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, kind, stacklevel=level)
 
 
 def described(self: Any) -> str:

@@ -7,17 +7,15 @@ import jax
 import numpy as np
 from scipy.special import stdtrit
 
+from odeae.checks import close
 from odeae.precision import in_float64
-from odeae.problem import Problem
-from odeae.schedules import largest_factor
+from odeae.regime import BOUND, LIMIT, finite_size, learnable, reason, step_size
 from odeae.state import State
 from odeae.trajectory import ENSEMBLE, Status, Trajectory
 from odeae.words import one_of
 
-# What SGD at finite D may differ by beyond noise is O(η/D) (docs/theory.md §4), and the noise of a
-# step grows with the variance of an input. In units of η (tr Ω/D)/D e(0) the largest deviations
-# were 0.12 (three spikes, benchmarks/finite_size.py) and 0.07 (a full spectrum, tr Ω/D = 90).
-FINITE_SIZE = 0.5
+# No agreement hides a deviation of more than this part of what can be learnt at all.
+MOST = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +26,11 @@ class Comparison:
     `standard_error` (T,) of the mean over runs; `z` (T,): their ratio, 0 before the first step,
     where nothing is random. `average`: the deviation averaged over the saved times, one number
     that sees what all times share, and `average_error`, its standard error over runs. `on`: the
-    quantity of the runs that was compared. `allowance`: what a finite D may add, taken as
-    ½ η (tr Ω/D)/D of the theory's first error, η the largest rate.
+    quantity of the runs that was compared. `learnable`: what K neurons can learn at best,
+    ½ Σ ρ̃ of the K largest. `allowance`: what a finite D may add, ½ η (tr Ω/D + s²)/D of the
+    theory's first error, η the largest rate, but at most 5 % of `learnable`. `finite_size`: the
+    number by which a problem lies in the theory's regime, up to 0.4, or `outside` says why not.
+    `left_out`: how many runs did not finish and were left out.
     """
 
     times: np.ndarray
@@ -43,6 +44,10 @@ class Comparison:
     runs: int
     allowance: float
     dim: int
+    learnable: float
+    finite_size: float = 0.0
+    outside: str = ""
+    left_out: int = 0
 
     @property
     def deviation(self) -> np.ndarray:
@@ -71,28 +76,49 @@ class Comparison:
         return _student(self.runs, len(self.times))
 
     @property
+    def visible(self) -> float:
+        """Least deviation, shared by all times, that would not have been called agreement."""
+        noise = min(np.min(self._noise[self.times > 0], initial=np.inf), self._average_noise)
+        return float(noise) + self.allowance
+
+    @property
     def verdict(self) -> str:
         """The least that explains all deviations and their average.
 
-        "noise", "finite size" (noise and the allowance) or else "deviates"; "too few runs" where
-        fewer than 4 leave the noise itself unknown.
+        "noise", or "finite size" (noise and the allowance), or else "deviates". Where nothing can
+        be told: "outside" the theory's regime; "too few runs", where fewer than 4 leave the noise
+        itself unknown; "too noisy", where a deviation of more than 5 % of what can be learnt may
+        hide in the noise, or does.
         """
+        if self.outside:
+            return "outside"
         if self.runs < 4:
             return "too few runs"
         deviation = np.append(np.abs(self.deviation), abs(self.average))
-        noise = np.append(self._noise, _student(self.runs, 1) * self.average_error)
-        if np.all(deviation <= noise + 1e-9 * self.theory[0]):
-            return "noise"
-        return "finite size" if np.all(deviation <= noise + self.allowance) else "deviates"
+        noise = np.append(self._noise, self._average_noise)
+        if np.any(deviation > noise + self.allowance + 1e-9 * self.theory[0]):
+            return "deviates"
+        most = MOST * self.learnable
+        if self.visible - self.allowance > most or np.any(deviation > most):
+            return "too noisy"
+        within = np.all(deviation <= noise + 1e-9 * self.theory[0])
+        return "noise" if within else "finite size"
 
     @property
     def agrees(self) -> bool | None:
         """Whether noise and the finite-size allowance explain every deviation; None: can't tell."""
-        return None if self.verdict == "too few runs" else self.verdict != "deviates"
+        return {"noise": True, "finite size": True, "deviates": False}.get(self.verdict)
 
     @property
     def _noise(self) -> np.ndarray:
         return self.threshold * self.standard_error
+
+    @property
+    def _average_noise(self) -> float:
+        return _student(self.runs, 1) * self.average_error
+
+    def _share(self, value: float) -> str:
+        return f"{100 * value / self.learnable:.2g} %"
 
     def __str__(self):
         i, j = int(np.argmax(np.abs(self.deviation))), int(np.argmax(np.abs(self.z)))
@@ -108,41 +134,49 @@ class Comparison:
             "noise": f"agrees: all {count} times lie within sampling noise ({bound}).",
             "finite size": f"agrees: {within}, which noise and {allowance} explain.",
             "deviates": f"deviates: {within}, which noise and {allowance} don't explain.",
+            "outside": f"can't tell: {self.outside}.",
             "too few runs": "can't tell: fewer than 4 runs leave the noise itself unknown.",
+            "too noisy": f"can't tell: in the noise ({bound}) a deviation of more than "
+            f"{100 * MOST:g} % of what can be learnt may hide; give more runs.",
         }[self.verdict]
+        finished = f" (of {self.runs + self.left_out}, the others diverged)" * bool(self.left_out)
         return (
-            f"theory against `{self.on}` of {self.runs} runs of {self.source}, D={self.dim}, "
-            f"{count} times from t={self.times[0]:.4g} to {self.times[-1]:.4g}: {meaning}\n"
+            f"theory against `{self.on}` of {self.runs} runs{finished} of {self.source}, "
+            f"D={self.dim}, {count} times from t={self.times[0]:.4g} to {self.times[-1]:.4g}: "
+            f"{meaning}\n"
             f"Largest deviation {self.deviation[i]:+.3g} at t={self.times[i]:.4g} "
-            f"({100 * self.relative:.2g} % of the first error, z {self.z[i]:+.2f}), largest z "
+            f"({self._share(self.largest)} of what can be learnt, z {self.z[i]:+.2f}), largest z "
             f"{self.z[j]:+.2f} at t={self.times[j]:.4g}; average over times {self.average:+.2g} ± "
-            f"{self.average_error:.2g}, standard error at one time up to "
-            f"{np.max(self.standard_error):.2g}."
+            f"{self.average_error:.2g}. A deviation of {self._share(self.visible)} of what can be "
+            f"learnt, {self.learnable:.3g}, would have been seen if all times shared it, at one "
+            f"time {self._share(np.max(self._noise) + self.allowance)}."
         )
 
-
-def _largest_rate(problem: Problem) -> float:
-    """Largest rate of what is trained; the encoder path of tied weights moves by gain² as much."""
-    network = problem.autoencoder
-    encoder, decoder, bias, output = map(float, problem.rule.rates(network))
-    parts = [encoder * float(network.gain) ** 2, decoder]
-    parts += [bias] * network.bias + [output] * network.output_bias
-    return max(parts)
+    __repr__ = __str__
 
 
 def _student(runs: int, times: int) -> float:
     return float(-stdtrit(runs - 1, 0.005 / times))
 
 
-def _same_start(a: State | None, b: State | None) -> bool:
-    """False if spikes or biases are known to differ; bulks may have been cut into other bins."""
+def _same_start(a: State | None, b: State | None, dim: int) -> bool:
+    """False if two states are known to differ; they may have been cut into other spikes and bins.
+
+    What no cut changes are the biases and the sums over all modes of w wᵀ, u uᵀ and u wᵀ.
+    """
+
+    def sums(state: State) -> list:
+        rows = state.rows()
+        w, u = np.asarray(rows.encoder) / np.sqrt(dim), np.asarray(rows.decoder)
+        return [w.T @ w, u.T @ u, u.T @ w, np.asarray(state.bias)]
+
     if a is None or b is None:
         return True
-    known = (jax.tree.leaves((state.spikes, state.bias)) for state in (a, b))
-    return all(
-        np.shape(x) != np.shape(y) or np.allclose(x, y, rtol=1e-9)
-        for x, y in zip(*known, strict=True)
-    )
+    spikes = [jax.tree.leaves(state.spikes) for state in (a, b)]
+    if all(x.shape == y.shape for x, y in zip(*spikes, strict=True)):
+        return all(close(x, y) for x, y in zip(*spikes, strict=True)) and close(a.bias, b.bias)
+    pairs = zip(sums(a), sums(b), strict=True)
+    return all(close(x, y) for x, y in pairs)
 
 
 @in_float64
@@ -152,9 +186,10 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
     `on`: `error` (exact for the weights of each run, Gaussian inputs), `error_clean` (the same on
     inputs without the problem's noise) or `test_error` (held-out samples); the default is `error`
     for Gaussian and `test_error` for real inputs. The theory is read at the runs' times, linearly
-    between its own, which may differ by half a step.
+    between its own, which may differ by half a step. Runs that did not finish are left out.
 
-    Raises `ValueError` for fewer than two runs, curves that did not finish, times that don't match.
+    Raises `ValueError` for fewer than two runs that finished, a theory that did not finish, and
+    times that don't match.
     """
     for name, value in (("theory", theory), ("runs", runs)):
         if not isinstance(value, Trajectory):
@@ -186,23 +221,29 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
             f"`theory` and `runs` must be of the same spectrum, got {ours.spectrum} and "
             f"{theirs.spectrum}"
         )
-    if not _same_start(theory.initial, runs.initial):
+    if not _same_start(theory.initial, runs.initial, ours.spectrum.dim):
         raise ValueError(
             "`theory` and `runs` must start from the same state, but their `initial` differ; pass "
             "one state to predict and simulate"
         )
     by_default = "test_error" if "real" in runs.source else "error"
     on = one_of("on", by_default if on is None else on, ["error", "error_clean", "test_error"])
-    values = np.asarray(getattr(runs, on))
+    if (ended := Status(int(theory.status))) is not Status.OK:
+        raise ValueError(f"`theory` did not finish: {ended.message(float(theory.stop_time))}")
+    values, status = np.asarray(getattr(runs, on)), np.asarray(runs.status)
+    finished = status == Status.OK
+    left_out = int(np.sum(~finished))
+    if np.sum(finished) < 2 and left_out:
+        i = int(np.argmax(~finished))
+        message = Status(int(status[i])).message(float(np.asarray(runs.stop_time)[i]))
+        raise ValueError(
+            f"{left_out} of {len(status)} `runs` did not finish, the first {message}; a standard "
+            "error needs at least two that did"
+        )
+    values = values[finished]
     count, dim = values.shape[0], runs.problem.spectrum.dim
     if count < 2:
         raise ValueError(f"a standard error needs at least two runs, got {count}")
-    for name, trajectory in (("theory", theory), ("runs", runs)):
-        status = np.atleast_1d(trajectory.status)
-        if np.any(status != Status.OK):
-            i = int(np.argmax(status != Status.OK))
-            stop = float(np.atleast_1d(trajectory.stop_time)[i])
-            raise ValueError(f"`{name}` did not finish: {Status(int(status[i])).message(stop)}")
     times, own = np.asarray(runs.times), np.asarray(theory.times)
     gap = np.abs(times[:, None] - own).min(axis=1)
     if np.max(gap) > 0.5000001 / dim:
@@ -211,7 +252,9 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
             f"`theory` must have all times of `runs`, to half a step (1/(2D) = {0.5 / dim:g}), but "
             f"has none at {times[i]:g}; predict at `runs.times`"
         )
-    rate = _largest_rate(ours) * largest_factor(ours.rule.schedule, times[-1])
+    end = float(times[-1])
+    share, number = step_size(runs.problem, end), finite_size(runs.problem, end)
+    most = learnable(ours)
     curve = theory.error_clean if on == "error_clean" else theory.error
     expected = np.interp(times, own, np.asarray(curve))
     average = (values - expected).mean(axis=1)
@@ -225,6 +268,10 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
         on,
         runs.source.removeprefix("SGD on "),
         count,
-        FINITE_SIZE * rate * float(runs.problem.spectrum.trace) / dim * float(expected[0]),
+        min(BOUND * share * float(expected[0]), MOST * most),
         dim,
+        most,
+        number,
+        reason(runs.problem, number) if number > LIMIT else "",
+        left_out,
     )

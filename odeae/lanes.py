@@ -343,9 +343,9 @@ def _begin(equations: Equations, state: State, start, common: Common, atol, pair
         atol = SMALLEST * common.rtol
     terms = diffrax.ODETerm(vector_field)
     longest = longest_step(equations.rule.schedule, end)
-    first, control = StepControl(common.rtol, atol, end, longest, surroundings).init(
-        terms, start, end, y, None, equations, pair.func, pair.error_order(terms)
-    )
+    first, control = StepControl(
+        rtol=common.rtol, atol=atol, end=end, longest=longest, around=surroundings
+    ).init(terms, start, end, y, None, equations, pair.func, pair.error_order(terms))
     first = jnp.maximum(first - start, jnp.spacing(start))
     now = measure(equations, y)
     at_start = (jnp.arange(common.times.shape[0]) == 0) & (common.times[0] == start)

@@ -148,10 +148,16 @@ def solve_one(
     atol = SMALLEST * rtol if atol is None else atol
     if solver == Rodas4():
         solver = Rodas4(resolvent_of(equations))
+    rounding = ROUNDING_IMPLICIT if implicit else ROUNDING
+    longest = longest_step(schedule, times[-1])
     controller = StepControl(
-        rtol, atol, times[-1], longest_step(schedule, times[-1]), surroundings,
-        ROUNDING_IMPLICIT if implicit else ROUNDING,
-    )  # fmt: skip
+        rtol=rtol,
+        atol=atol,
+        end=times[-1],
+        longest=longest,
+        around=surroundings,
+        rounding=rounding,
+    )
     jumps = jumps_before(schedule, times[-1])
     linear = solver.interpolation_cls is diffrax.LocalLinearInterpolation
     if linear or jumps is not None:

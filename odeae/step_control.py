@@ -54,7 +54,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     end: Any
     longest: Any
     around: Callable = eqx.field(static=True)
-    rounding: float = ROUNDING
+    rounding: float = eqx.field(static=True, default=ROUNDING)
     norm: ClassVar = staticmethod(max_norm)
     error_order: ClassVar = None
 
@@ -72,14 +72,18 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         control = pid(0.0, scale, self.end, self.longest)
         return control.init(terms, t0, t1, y0, dt0, args, func, error_order)
 
-    def adapt_step_size(self, t0, t1, y0, y1, args, y_error, error_order, state):
+    def adapt_step_size(
+        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
+    ):
         """Return whether the step is kept, the next one, and the state of the control."""
         # Not to be differentiated: diffrax stops derivatives of its factor, too, and the
         # derivative of a maximum or root at 0 times 0 would be NaN.
-        y0, y1, y_error, args = jax.lax.stop_gradient((y0, y1, y_error, args))
+        y0, y1, y_error, args = jax.lax.stop_gradient((y0, y1_candidate, y_error, args))
         size = jnp.maximum(jnp.abs(y0), jnp.abs(y1))
         around = self.around(args, size)
         scaled = y_error / tolerance(size, around, self.rtol, self.atol, self.rounding)
         zero = jnp.zeros_like(scaled)
         control = pid(0.0, 1.0, self.end, self.longest)
-        return control.adapt_step_size(t0, t1, zero, zero, args, scaled, error_order, state)
+        return control.adapt_step_size(
+            t0, t1, zero, zero, args, scaled, error_order, controller_state
+        )

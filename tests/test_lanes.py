@@ -306,7 +306,13 @@ def _alone(equations, state, times, rtol):
     """Solve one problem by diffrax itself: the same pair, control and first step."""
     y, pair, terms = equations.pack(state), diffrax.Tsit5(), diffrax.ODETerm(vector_field)
     end, schedule = times[-1], equations.rule.schedule
-    control = StepControl(rtol, SMALLEST * rtol, end, longest_step(schedule, end), surroundings)
+    control = StepControl(
+        rtol=rtol,
+        atol=SMALLEST * rtol,
+        end=end,
+        longest=longest_step(schedule, end),
+        around=surroundings,
+    )
     first, _ = control.init(terms, jnp.zeros(()), end, y, None, equations, pair.func, 5)
     solution = diffrax.diffeqsolve(
         terms, pair, 0.0, end, first, y, equations, stepsize_controller=control, max_steps=4096,

@@ -1,0 +1,102 @@
+"""Where the theory holds: how much a step of SGD at finite D moves, and what there is to learn.
+
+The theory is the limit D → ∞ at fixed rates, in which one step changes nothing. At finite D a step
+moves the network by a share η (tr Ω/D + s²)/D, because |x|² = D (tr Ω/D + s²), and that times the
+first error is the scale on which SGD differs from the theory. It is small in the regime of
+docs/theory.md §1 and stays so for no D if the bulk, or the noise, has eigenvalues of order D. What
+counts is the part of it in what can be learnt at all: the errors of a network without and with K
+principal components may hardly differ.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from odeae.checks import warn
+from odeae.precision import is_traced
+from odeae.problem import Problem
+from odeae.schedules import largest_factor
+
+# The regime ends where `finite_size` exceeds this. Measured, SGD deviates by up to 0.12 of
+# `finite_size` (benchmarks/finite_size.py, tests/test_regime.py), so by 5 % of what can be learnt.
+LIMIT = 0.4
+# The most that is measured inside, and a bound on it for verdicts.
+MEASURED, BOUND = 0.12, 0.5
+
+
+class RegimeWarning(UserWarning):
+    """A problem lies outside the regime in which theory and SGD agree."""
+
+
+def learnable(problem: Problem) -> float:
+    """What K neurons can learn at best: the error that K principal components explain, ½ Σ ρ̃.
+
+    With noise, which linear maps of corrupted inputs keep out, ½ Σ ρ̃²/(ρ̃ + s²/D).
+    """
+    rank, spectrum = problem.autoencoder.hidden, problem.spectrum
+    gains = -2.0 * np.diff(np.asarray(spectrum.pca_errors(rank), float))
+    noise = float(problem.noise) / spectrum.dim
+    whole = np.where(gains > 0.0, gains + noise, 1.0)
+    return 0.5 * float(np.sum(gains * gains / whole))
+
+
+def largest_rate(problem: Problem) -> float:
+    """Largest rate of what is trained; the encoder path of tied weights moves by gain² as much."""
+    network = problem.autoencoder
+    encoder, decoder, bias, output = map(float, problem.rule.rates(network))
+    parts = [encoder * float(network.gain) ** 2, decoder]
+    parts += [bias] * network.bias + [output] * network.output_bias
+    return max(parts)
+
+
+def step_size(problem: Problem, end: float | None = None, noise: bool = True) -> float:
+    """η (tr Ω/D + s²)/D, η the largest rate (until t = `end`, of a schedule): the share of a step.
+
+    `noise`: whether to count s².
+    """
+    spectrum = problem.spectrum
+    factor = 1.0 if end is None else float(largest_factor(problem.rule.schedule, end))
+    variance = float(spectrum.trace) + (float(problem.noise) if noise else 0.0)
+    return largest_rate(problem) * factor * variance / spectrum.dim
+
+
+def finite_size(problem: Problem, end: float | None = None, noise: bool = True) -> float:
+    """The one number that says how far SGD at this D may be from the theory.
+
+    The share of a step times ½ tr Ω/D, the error without anything learnt, relative to what can be
+    learnt. SGD deviates by up to 0.12 of it, measured as a part of what can be learnt.
+    """
+    first = 0.5 * float(problem.spectrum.trace)
+    return step_size(problem, end, noise) * first / learnable(problem)
+
+
+def reason(problem: Problem, value: float) -> str:
+    """Why a problem lies outside the regime, and what would be inside."""
+    spectrum, noise, rate = problem.spectrum, float(problem.noise), largest_rate(problem)
+    trace, share = float(spectrum.trace), learnable(problem) / (0.5 * float(spectrum.trace))
+    parts = [f"rate {rate:.3g}", f"tr Ω/D = {trace:.3g}"]
+    parts += [f"noise {noise:.3g}"] if noise else []
+    less = LIMIT / value
+    return (
+        f"at D={spectrum.dim} with {', '.join(parts)} a step of SGD is no longer small beside the "
+        f"{100 * share:.2g} % of the error that can be learnt; rates below {less * rate:.2g}, or "
+        f"inputs scaled by {np.sqrt(less):.2g}, would do"
+    )
+
+
+def warn_outside(problem: Problem, end: Any = None, diffusion: bool = False) -> None:
+    """Warn of a concrete problem outside the regime.
+
+    `diffusion`: whether the theory follows the steps' noise that corrupted inputs cause.
+    """
+    if is_traced((problem, end)) or np.ndim(problem.spectrum.spikes) != 1:
+        return
+    value = finite_size(problem, None if end is None else float(end), noise=not diffusion)
+    if value <= LIMIT:
+        return
+    off = min(MEASURED * value, 1.0)
+    warn(
+        f"the theory is that of small steps, and {reason(problem, value)}. SGD may be off this "
+        f"curve by {100 * off:.0f} % of what can be learnt, or more",
+        RegimeWarning,
+    )
