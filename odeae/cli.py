@@ -196,7 +196,7 @@ def _some(times: Any, most: int = 9) -> list[int]:
 def _outputs(values: dict[str, Any], trajectories: dict[str | None, Any], as_json: bool) -> None:
     """Write the files that were asked for, and say so."""
     from odeae.plotting import plot, plot_overlaps
-    from odeae.trajectory import save_all
+    from odeae.saving import save_all
 
     done = []
     if values["output"] is not None:
@@ -287,13 +287,10 @@ def _load_runs(values: dict[str, Any], problem: Any) -> Any:
     """The runs to be resumed, from a file of `simulate` or `compare`, if they fit the settings."""
     import equinox as eqx
 
-    from odeae.trajectory import load
+    from odeae.saving import groups, load
 
     path = values["resume"]
-    try:
-        runs = load(path)
-    except ValueError:
-        runs = load(path, group="runs")
+    runs = load(path, "runs" if "runs" in groups(path) else None)
     if runs.weights is None:
         raise ValueError(f"{path!r} holds no runs to resume")
 
@@ -743,9 +740,10 @@ def demo(
     from odeae.prediction import predict as predict_
     from odeae.problem import Problem
     from odeae.rules import SGD
+    from odeae.saving import save_all
     from odeae.simulation import simulate as simulate_
     from odeae.spectrum import Spectrum
-    from odeae.trajectory import log_times, save_all
+    from odeae.trajectory import log_times
 
     patches = natural_patches()
     problem = Problem(Spectrum.from_data(patches), Autoencoder(8), SGD())
