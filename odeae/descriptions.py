@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import numpy as np
 
 from odeae.activations import NAMED_FUNCTIONS, AbstractActivation, Quadrature
@@ -52,12 +53,12 @@ def describe_problem(problem: "Problem") -> dict[str, str]:
     known = ("truncated", "gradient", "schedule") if isinstance(rule, SGD) else ("schedule",)
     values = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}
     numbers = [
-        f"{name}={_short(value)}"
+        f"{name} {_short(value)}"
         for name, value in values.items()
         if name not in known and value is not None and (name == "lr" or _differs(value, 0.0))
     ]
     return {
-        "spectrum": str(problem.spectrum),
+        "spectrum": str(problem.spectrum).removeprefix("Spectrum(").removesuffix(")"),
         "network": describe_network(problem.autoencoder),
         "rule": ", ".join([_kind(rule), *numbers, *_schedule(rule)]),
         "noise": _short(problem.noise),
@@ -75,7 +76,7 @@ def _kind(rule: AbstractRule) -> str:
 def _schedule(rule: AbstractRule) -> list[str]:
     if rule.schedule is None:
         return []
-    if isinstance(rule.schedule, FunctionSchedule):
+    if isinstance(rule.schedule, FunctionSchedule) or not isinstance(rule.schedule, eqx.Module):
         return ["own schedule"]
     return [type(rule.schedule).__name__.removesuffix("Schedule").lower() + " schedule"]
 

@@ -22,7 +22,7 @@ from odeae.activations import activation as named
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import flag
 from odeae.descriptions import activation_name
-from odeae.files import check_ending, seal, sealed, writing
+from odeae.files import check_ending, check_output, seal, sealed, writing
 from odeae.problem import Problem
 from odeae.rules import RULES, AbstractRule
 from odeae.schedules import SCHEDULES, FunctionSchedule, as_schedule
@@ -267,7 +267,7 @@ def save_all(
         plain = isinstance(group, str) and group.isprintable() and group.strip(". ")
         if group is not None and not (plain and "/" not in str(group)):
             raise ValueError(f"a name of a trajectory must be a word without '/', got {group!r}")
-    table = check_ending(path, ENDINGS).suffix.lower() == ".csv"
+    table = check_ending(check_output(path, overwrite), ENDINGS).suffix.lower() == ".csv"
     if table and basis:
         raise ValueError(f"a CSV file such as {str(path)!r} can't hold a `basis`: save as .nc")
     with writing(path, overwrite) as temporary:
@@ -446,22 +446,25 @@ def _assembled(kind: type, where: str, values: dict[str, Any]) -> Any:
     Takes what it uses out of `values`.
     """
     if dataclasses.is_dataclass(kind):
-        needed = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}
-    else:  # a NamedTuple
-        defaults = kind._field_defaults  # pyright: ignore[reportAttributeAccessIssue]
-        needed = {name: name not in defaults for name in kind._fields}  # pyright: ignore[reportAttributeAccessIssue]
+        default = {f.name: f.default for f in dataclasses.fields(kind)}
+        needed = {name for name, value in default.items() if value is dataclasses.MISSING}
+    else:  # Weights, a NamedTuple
+        default = dict.fromkeys(Weights._fields)
+        needed = set(default) - set(Weights._field_defaults)
     parts, found = _PARTS.get(kind, {}), {}
-    for name in needed:
+    for name in default:
         if name in parts:
             value = _assembled(parts[name], f"{where}{name}.", values)
         else:
             value = values.pop(f"{where}{name}", None)
         if value is not None:
             found[name] = value
-    missing = [f"{where}{name}" for name in needed if needed[name] and name not in found]
+    missing = [f"{where}{name}" for name in default if name in needed and name not in found]
     if found and missing:
         raise _Contradiction(f"it lacks {', '.join(missing)}")
-    return kind(**found) if found else None
+    if not found:
+        return None
+    return kind(**found) if kind is Weights else _unchecked(kind, **(default | found))
 
 
 # A problem but its spectrum, as JSON. A number or a list of numbers is an array of float64, which
@@ -541,7 +544,9 @@ def _decoded(config: Any, base: type = eqx.Module) -> Any:
     fields = dict(config)
     name = fields.pop("name")
     if name == _OWN_FUNCTION:
-        raise _NotHeld(f"a function of your own, {config['function']}, which a file can't hold")
+        raise _NotHeld(
+            f"a function of your own, {config['function']}, which no file holds: pass it"
+        )
     if name in NAMED_FUNCTIONS:
         return Quadrature(NAMED_FUNCTIONS[name], **fields)
     known = {text: kind for kind, text in _NAMES.items()}
@@ -549,7 +554,7 @@ def _decoded(config: Any, base: type = eqx.Module) -> Any:
     if kind is None:
         kind, fields = _own_class(name, base), config["fields"]
     if set(fields) != {f.name for f in dataclasses.fields(kind)}:
-        raise _NotHeld(f"of a class {name} that had other fields, {', '.join(fields)}")
+        raise _NotHeld(f"of a class {name} that had other fields, {', '.join(fields)}: pass it")
     return _unchecked(kind, **{key: _decoded(value) for key, value in fields.items()})
 
 
@@ -557,12 +562,12 @@ def _own_class(name: str, base: type) -> type:
     """The class of this name, in a module that this process has imported already."""
     module, _, path = name.partition(":")
     if module not in sys.modules:
-        raise _NotHeld(f"of a class of your own, {name}: import {module} first")
+        raise _NotHeld(f"of a class of your own, {name}: import {module} first, or pass it")
     found: Any = sys.modules[module]
     for part in path.split("."):
         found = getattr(found, part, None)
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise _NotHeld(f"of a class of your own, {name}, which isn't there")
+        raise _NotHeld(f"of a class of your own, {name}, which isn't there: pass it")
     return found
 
 
@@ -585,13 +590,16 @@ def _given(what: str, config: Any, given: Any, base: type, example: str) -> Any:
             return _decoded(config, base)
         except _NotHeld as error:
             raise ValueError(
-                f"the {what} of this trajectory was {error}; or pass it, as load(..., {example})"
+                f"the {what} of this trajectory was {error}, as load(..., {example})"
             ) from error
     if what != "schedule" and not isinstance(given, base):
         raise ValueError(f"`{what}` must be as in load(..., {example}), got {given!r}")
     old, new = (json.dumps(_bare(x), sort_keys=True) for x in (config, _encoded(given)))
     if old != new:
-        raise ValueError(f"the {what} of this trajectory is {old}, but load was given {new}")
+        raise ValueError(
+            f"the {what} of this trajectory is {old}, but load was given {new}: leave it out, or "
+            "give the one it was computed with"
+        )
     return given
 
 

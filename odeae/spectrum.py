@@ -142,9 +142,9 @@ class Spectrum(eqx.Module):
         single, many = spikes.shape[-1], sum(self.multiplicity)
         lanes = spikes.shape[:-1] or bulk.shape[:-1]
         if not known or lanes:
-            what = f"those of {' × '.join(map(str, lanes))} lanes" if known else "not known yet"
+            what = f"of {' × '.join(map(str, lanes))} lanes" if known else "not known yet"
             kinds = [(single, "spike"), (many, "bulk mode")]
-            return [(count(number, kind), f"ρ {what}") for number, kind in kinds if number]
+            return [(count(number, kind), what) for number, kind in kinds if number]
         rows = []
         if single:
             head = ", ".join(f"{value:.3g}" for value in spikes[:4])
