@@ -41,6 +41,7 @@ from odeae.schedules import check_schedule, jump_times, longest_step
 from odeae.spectrum import leading_modes
 from odeae.state import Modes, State, total_overlaps
 from odeae.trajectory import Status
+from odeae.words import counted
 
 
 class Moments(NamedTuple):
@@ -219,7 +220,7 @@ class AlignedTrajectory(eqx.Module):
             return f"AlignedTrajectory(error of shape {self.error.shape})"
         reached = np.flatnonzero(np.isfinite(self.error))
         lines = [
-            f"AlignedTrajectory: K={self.encoder.shape[-1]}, {len(self.times)} times, "
+            f"AlignedTrajectory: K={self.encoder.shape[-1]}, {counted(len(self.times), 'time')}, "
             f"t = {self.times[0]:.4g} … {self.times[-1]:.4g}"
         ]
         if len(reached):

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from odeae.checks import array, finite, numbers, scalar, whole
 from odeae.precision import Real, in_float64, is_known, is_traced
-from odeae.words import count, html_table
+from odeae.words import counted, html_table
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
 _ROUNDING = 1e-13
@@ -144,16 +144,16 @@ class Spectrum(eqx.Module):
         if not known or lanes:
             what = f"of {' × '.join(map(str, lanes))} lanes" if known else "not known yet"
             kinds = [(single, "spike"), (many, "bulk mode")]
-            return [(count(number, kind), what) for number, kind in kinds if number]
+            return [(counted(number, kind), what) for number, kind in kinds if number]
         rows = []
         if single:
             head = ", ".join(f"{value:.3g}" for value in spikes[:4])
             more = ", …" if single > 4 else ""
-            rows.append((count(single, "spike"), f"ρ/D = [{head}{more}]"))
+            rows.append((counted(single, "spike"), f"ρ/D = [{head}{more}]"))
         if many:
             low, high = float(np.min(bulk)), float(np.max(bulk))
             span = f"ρ = {low:.3g}" if low == high else f"ρ from {low:.3g} to {high:.3g}"
-            rows.append((count(many, "bulk mode"), f"in {count(len(bulk), 'bin')}, {span}"))
+            rows.append((counted(many, "bulk mode"), f"in {counted(len(bulk), 'bin')}, {span}"))
         return [*rows, ("tr Ω/D", f"= {float(self.trace):.4g}")]
 
     @classmethod

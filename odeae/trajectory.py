@@ -24,7 +24,7 @@ from odeae.state import (
     OrderParameters,
     State,
 )
-from odeae.words import count, html_table
+from odeae.words import counted, html_table
 
 if TYPE_CHECKING:
     import xarray
@@ -71,8 +71,8 @@ class Checkpoint(eqx.Module):
     def __repr__(self):
         runs, hidden, dim = np.shape(self.weights.decoder)
         return (
-            f"Checkpoint({count(runs, 'run')} of {self.source}, K={hidden}, D={dim}, after "
-            f"{count(self.step, 'step')}, seed {self.seed})"
+            f"Checkpoint({counted(runs, 'run')} of {self.source}, K={hidden}, D={dim}, after "
+            f"{counted(self.step, 'step')}, seed {self.seed})"
         )
 
 
@@ -263,7 +263,7 @@ class Trajectory(eqx.Module):
         error, batch = np.asarray(self.error), self.error.shape[:-1]
         times = None if self._own_times else self.shared_times()
         length = error.shape[-1]
-        many = "" if not batch else ", " + count(int(np.prod(batch)), self._batch_name)
+        many = "" if not batch else ", " + counted(int(np.prod(batch)), self._batch_name)
         span = "each lane has its own"
         if times is not None:
             span = f"t = {times[0]:.4g}" + (f" … {times[-1]:.4g}" if length > 1 else "")
@@ -289,7 +289,7 @@ class Trajectory(eqx.Module):
             which = "" if not batch else f"{len(bad)} of {len(codes)} failed, the first "
             status = which + Status(int(codes[bad[0]])).message(float(stops[bad[0]]))
         rows.append(("status", status))
-        return f"{title}{many}, {count(length, 'time')}, {span}", rows
+        return f"{title}{many}, {counted(length, 'time')}, {span}", rows
 
     @property
     def _own_times(self) -> bool:

@@ -21,7 +21,7 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> str:
     raise ValueError(f"unknown `{name}` {value!r}{nearest(value, choices)}")
 
 
-def count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     """A number with its noun: "1 run", "2 runs"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
