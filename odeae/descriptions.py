@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import numpy as np
 
-from odeae.activations import NAMED_FUNCTIONS, AbstractActivation, Quadrature
+from odeae.activations import CLOSED_FORMS, NAMED_FUNCTIONS, AbstractActivation, Quadrature
 from odeae.autoencoder import Autoencoder
 from odeae.checks import shown
 from odeae.precision import is_known
@@ -21,7 +21,8 @@ def activation_name(activation: AbstractActivation) -> str:
     """Name of an activation: erf, tanh, "own function" or that of the user's class."""
     if isinstance(activation, Quadrature):
         return next((n for n, f in NAMED_FUNCTIONS.items() if f is activation.fn), "own function")
-    return type(activation).__name__.lower()
+    own = type(activation).__name__
+    return next((n for n, kind in CLOSED_FORMS.items() if type(activation) is kind), own)
 
 
 def describe_network(network: Autoencoder) -> str:

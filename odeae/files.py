@@ -8,12 +8,14 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+ENDINGS = (".nc", ".csv")  # of what trajectories are saved as
+
 # The last line of a sealed file. HDF5 knows by itself where its own part of a file ends.
 _SEAL = re.compile(rb"\nodeae sha256 ([0-9a-f]{64})\n")
 _SEAL_LENGTH = len("\nodeae sha256 \n") + 64
 
 
-def check_ending(path: str | os.PathLike, endings: Sequence[str]) -> Path:
+def check_ending(path: str | os.PathLike, endings: Sequence[str] = ENDINGS) -> Path:
     """Return `path` if its name ends in one of `endings`, such as (".nc", ".csv"), in any case.
 
     Raises `ValueError` for any other, naming them.

@@ -22,7 +22,7 @@ from odeae.activations import activation as named
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import flag
 from odeae.descriptions import activation_name
-from odeae.files import check_ending, check_output, seal, sealed, writing
+from odeae.files import ENDINGS, check_ending, check_output, seal, sealed, writing
 from odeae.problem import Problem
 from odeae.rules import RULES, AbstractRule
 from odeae.schedules import SCHEDULES, FunctionSchedule, as_schedule
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import xarray
 
 FORMAT = "odeae trajectory, version 2"
-ENDINGS = (".nc", ".csv")
 
 
 class _Variable(NamedTuple):

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import functools
 import json
 import operator
@@ -655,3 +656,21 @@ def test_excess_is_above_each_lanes_own_pca_error():
     np.testing.assert_allclose(both.excess, [a.excess for a in alone], rtol=1e-7)
     levels = 0.5 * (0.6 * np.array([0.5, 1.0]) + (DIM - 2) / DIM)
     np.testing.assert_allclose(both.excess, both.error - levels[:, None], rtol=1e-12)
+
+
+def test_every_field_of_a_trajectory_has_its_variable():
+    """A field that saving.py doesn't know would be left out of files without a word."""
+    paths = {variable.path for variable in saving._STORED.values()}
+    besides = {"times", "problem", "source", "settings"}  # a coordinate and attributes
+    besides |= {f"weights.{name}" for name in ("step", "seed", "source")}
+
+    def check(kind, where):
+        names = getattr(kind, "_fields", None) or [f.name for f in dataclasses.fields(kind)]
+        for name in names:
+            part = saving._PARTS.get(kind, {}).get(name)
+            if part is None:
+                assert {where + name} & (paths | besides), where + name
+            else:
+                check(part, f"{where}{name}.")
+
+    check(odeae.Trajectory, "")
