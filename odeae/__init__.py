@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from odeae.problem import Problem
     from odeae.rosenbrock import Rodas4
     from odeae.rules import SGD, Hebb, Oja, Sanger
+    from odeae.saving import load, save_all
     from odeae.schedules import CosineSchedule, PowerLawSchedule, StepSchedule
     from odeae.sequential import Plateau, plateaus, plot_plateaus
     from odeae.simulation import simulate
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from odeae.stability import Directions, FixedPoint, FixedPointStatus, fixed_points
     from odeae.state import Densities, Modes, OrderParameters, State
     from odeae.sweeps import sweep
-    from odeae.trajectory import Checkpoint, Status, Trajectory, load, log_times, save_all
+    from odeae.trajectory import Checkpoint, Status, Trajectory, log_times
 
 # Names are imported at first use, so that `odeae --help` doesn't wait for JAX. No module may have
 # the name of a function (predict lives in prediction): importing it would hide the function.
@@ -58,6 +59,7 @@ _HOME = {
     "problem": "Problem",
     "rosenbrock": "Rodas4",
     "rules": "SGD Hebb Oja Sanger",
+    "saving": "load save_all",
     "schedules": "CosineSchedule PowerLawSchedule StepSchedule",
     "sequential": "Plateau plateaus plot_plateaus",
     "simulation": "simulate",
@@ -65,7 +67,7 @@ _HOME = {
     "stability": "Directions FixedPoint FixedPointStatus fixed_points",
     "state": "Densities Modes OrderParameters State",
     "sweeps": "sweep",
-    "trajectory": "Checkpoint Status Trajectory load log_times save_all",
+    "trajectory": "Checkpoint Status Trajectory log_times",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 _WHOLE = ("landscape", "linear")  # used by their own names, as odeae.linear.aligned_curve

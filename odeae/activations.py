@@ -25,6 +25,7 @@ from odeae.gaussian import (
     safe_ratio,
     safe_sqrt,
 )
+from odeae.named import itself, portable_state
 from odeae.precision import Real, float64, in_float64, is_traced
 from odeae.words import one_of
 
@@ -289,6 +290,9 @@ class Quadrature(AbstractActivation):
     scale: float = eqx.field(static=True, converter=_plain, default=1.0)
     q_max: float = eqx.field(static=True, converter=_plain, default=100.0)
 
+    __getstate__ = portable_state
+    __copy__ = __deepcopy__ = itself
+
     def __check_init__(self):
         if not callable(self.fn):
             raise ValueError(f"`fn` must be an elementwise JAX function, got {self.fn!r}")
@@ -451,15 +455,15 @@ def gelu(x):
 
 
 NAMED_FUNCTIONS = {"tanh": jnp.tanh, "gelu": gelu}
-_CLOSED_FORMS = {"erf": Erf, "relu": ReLU, "linear": Linear}
+CLOSED_FORMS = {"erf": Erf, "relu": ReLU, "linear": Linear}
 
 
 def activation(name: str) -> AbstractActivation:
     """Return the activation called `name`: erf, relu, linear, tanh or gelu, in any case."""
     name = str(name).lower()
-    one_of("activation", name, [*_CLOSED_FORMS, *NAMED_FUNCTIONS])
-    if name in _CLOSED_FORMS:
-        return _CLOSED_FORMS[name]()
+    one_of("activation", name, [*CLOSED_FORMS, *NAMED_FUNCTIONS])
+    if name in CLOSED_FORMS:
+        return CLOSED_FORMS[name]()
     return Quadrature(NAMED_FUNCTIONS[name])
 
 

@@ -42,6 +42,7 @@ from odeae.spectrum import leading_modes
 from odeae.state import Modes, State, total_overlaps
 from odeae.step_control import ROUNDING_IMPLICIT, SMALLEST, StepControl
 from odeae.trajectory import Status
+from odeae.words import counted
 
 
 class Moments(NamedTuple):
@@ -220,7 +221,7 @@ class AlignedTrajectory(eqx.Module):
             return f"AlignedTrajectory(error of shape {self.error.shape})"
         reached = np.flatnonzero(np.isfinite(self.error))
         lines = [
-            f"AlignedTrajectory: K={self.encoder.shape[-1]}, {len(self.times)} times, "
+            f"AlignedTrajectory: K={self.encoder.shape[-1]}, {counted(len(self.times), 'time')}, "
             f"t = {self.times[0]:.4g} … {self.times[-1]:.4g}"
         ]
         if len(reached):

@@ -168,10 +168,11 @@ def warn(message: str, kind: type[Warning] = UserWarning) -> None:
 def described(self: Any) -> str:
     """Class(name=value, …) of a dataclass, single numbers as such and not as arrays: a __repr__."""
     fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-    return f"{type(self).__name__}({', '.join(f'{n}={_value(x)}' for n, x in fields)})"
+    return f"{type(self).__name__}({', '.join(f'{n}={shown(x)}' for n, x in fields)})"
 
 
-def _value(x: Any) -> str:
+def shown(x: Any) -> str:
+    """A value of a field for people: single numbers as such, of arrays the shape."""
     if is_traced(x):
         return "traced"
     if not hasattr(x, "shape"):

@@ -196,7 +196,7 @@ def _some(times: Any, most: int = 9) -> list[int]:
 def _outputs(values: dict[str, Any], trajectories: dict[str | None, Any], as_json: bool) -> None:
     """Write the files that were asked for, and say so."""
     from odeae.plotting import plot, plot_overlaps
-    from odeae.trajectory import save_all
+    from odeae.saving import save_all
 
     done = []
     if values["output"] is not None:
@@ -288,14 +288,9 @@ def _simulate(
 
 def _load_runs(path: str) -> Any:
     """The runs to be resumed, from a file of `simulate` or `compare`."""
-    from odeae.trajectory import load
+    from odeae.saving import groups, load
 
-    try:
-        runs = load(path)
-    except ValueError as error:
-        if "its groups are" not in str(error):
-            raise
-        runs = load(path, group="runs")
+    runs = load(path, "runs" if "runs" in groups(path) else None)
     if runs.weights is None:
         raise ValueError(f"{path!r} holds no runs to resume")
     return runs
@@ -739,9 +734,10 @@ def demo(
     from odeae.prediction import predict as predict_
     from odeae.problem import Problem
     from odeae.rules import SGD
+    from odeae.saving import save_all
     from odeae.simulation import simulate as simulate_
     from odeae.spectrum import Spectrum
-    from odeae.trajectory import log_times, save_all
+    from odeae.trajectory import log_times
 
     patches = natural_patches()
     problem = Problem(Spectrum.from_data(patches), Autoencoder(8), SGD())

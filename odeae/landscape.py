@@ -27,7 +27,7 @@ MOST = 1_000_000  # critical points in one list
 class CriticalPoint(NamedTuple):
     """All weights with AB = P_I, the projector on the eigenvectors I; they are one orbit of GL(d).
 
-    `components`: I, of size r ≤ d. `loss`: Σ_{i∉I} λ_i. `negative`, `flat`: negative and zero
+    `components`: I, of size r ≤ d. `loss`: Σ_{i∉I} ρ_i. `negative`, `flat`: negative and zero
     eigenvalues of the Hessian of L in the 2Dd weights; the others are positive.
     """
 
@@ -65,7 +65,7 @@ def critical_points(covariance: Any, hidden: int) -> list[CriticalPoint]:
 
     They are A = U_I C, B = G U_Iᵀ with C G = 1, U_I the eigenvectors I: those with r = d are the
     projections of Baldi & Hornik; those with r < d leave d − r neurons out. Negative directions:
-    one for each pair j ∈ I, k ∉ I with λ_k > λ_j, and (d − r)(D − r) that put a free neuron to use.
+    one for each pair j ∈ I, k ∉ I with ρ_k > ρ_j, and (d − r)(D − r) that put a free neuron to use.
     Flat ones: 2rd − r², the dimension of the orbit. I = top d is the only minimum, all
     others are strict saddles; there is no maximum.
 
@@ -118,9 +118,9 @@ def descend(
 ) -> Descent:
     """Go down from a saddle by turning u_j → (u_j + ε u_k)/√(1 + ε²), ε = `size`, A = Bᵀ.
 
-    The loss changes by exactly −ε² (λ_k − λ_j)/(1 + ε²). `pair`: (j, k) with j ∈ I, k ∉ I and
-    λ_k > λ_j; None: the worst component inside and the best outside. j None takes a neuron that
-    is free (r < d) instead, A and B both gaining ε u_k: −λ_k ε² (2 − ε²), down for ε² < 2.
+    The loss changes by exactly −ε² (ρ_k − ρ_j)/(1 + ε²). `pair`: (j, k) with j ∈ I, k ∉ I and
+    ρ_k > ρ_j; None: the worst component inside and the best outside. j None takes a neuron that
+    is free (r < d) instead, A and B both gaining ε u_k: −ρ_k ε² (2 − ε²), down for ε² < 2.
 
     Raises `ValueError` at the minimum, and for a pair that does not lead down.
     Source: Baldi & Hornik (1989), Prop. 3.
@@ -171,9 +171,9 @@ def tied_flow(W: Any, covariance: Any, gradient: str = "encoder") -> Float[Real,
 
 @in_float64
 def tied_energy(W: Any, eigenvalue: Any = 1.0) -> Float[Real, ""]:
-    """E = ¼λ Σ_i (1 − |w_i|²)² + ½λ Σ_{i<j} ⟨w_i, w_j⟩² = ¼λ ‖1 − WWᵀ‖² of rows w_i of W (d, D).
+    """E = ¼ρ Σ_i (1 − |w_i|²)² + ½ρ Σ_{i<j} ⟨w_i, w_j⟩² = ¼ρ ‖1 − WWᵀ‖² of rows w_i of W (d, D).
 
-    For isotropic inputs, Σ = λ1, `tied_flow` of one path is −∂E/∂W (of both, twice that): neurons
+    For isotropic inputs, Σ = ρ1, `tied_flow` of one path is −∂E/∂W (of both, twice that): neurons
     want unit length and repel each other. Every pair counts once: i ≠ j would count it twice.
     """
     W = array("W", W, (None, None))
@@ -209,7 +209,7 @@ def _pair(values, inside, hidden, pair) -> tuple[int | None, int]:
     valid = k in out and (free if j is None else j in inside and k < j)
     if not valid:
         raise ValueError(
-            f"`pair` must be (j, k) with j in {inside}, k outside and λ_k > λ_j (or j None where "
+            f"`pair` must be (j, k) with j in {inside}, k outside and ρ_k > ρ_j (or j None where "
             f"fewer than {hidden} components are chosen), got {pair!r}"
         )
     return j, k

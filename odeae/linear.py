@@ -140,9 +140,9 @@ def decayed_mode_curve(
 
 @in_float64
 def fixed_point(eigenvalue: Any, noise: Any = 0.0, decay: Any = 0.0) -> Real:
-    """Product w u that a mode ends at: (λ − γ)/(λ + ε), and 0 where λ ≤ γ: not learnt.
+    """Product w u that a mode ends at: (ρ̃ − γ)/(ρ̃ + ε), and 0 where ρ̃ ≤ γ: not learnt.
 
-    λ/(λ + ε) of the denoising, 1 − γ/λ of the decayed network in the DAE paper. `eigenvalue` λ > 0,
+    ρ̃/(ρ̃ + ε) of the denoising, 1 − γ/ρ̃ of the decayed network in the DAE paper. `eigenvalue` ρ̃ > 0,
     `noise` ε = s²/D, `decay` γ; broadcast. Every start ends there but w/√η_w = −u/√η_v, which
     ends at 0.
     """
@@ -153,7 +153,7 @@ def fixed_point(eigenvalue: Any, noise: Any = 0.0, decay: Any = 0.0) -> Real:
 
 @in_float64
 def equivalent_decay(eigenvalue: Any, noise: Any) -> Real:
-    """Decay γ = λε/(λ + ε) that ends where noise ε does. `eigenvalue` λ > 0; broadcast."""
+    """Decay γ = ρ̃ε/(ρ̃ + ε) that ends where noise ε does. `eigenvalue` ρ̃ > 0; broadcast."""
     lam, eps = _broadcast(eigenvalue=eigenvalue, noise=noise)
     _refuse_zero(lam)
     return lam * eps / (lam + eps)
@@ -163,7 +163,7 @@ def equivalent_decay(eigenvalue: Any, noise: Any) -> Real:
 def mode_loss(
     encoder: Any, decoder: Any, eigenvalue: Any, noise: Any = 0.0, decay: Any = 0.0
 ) -> Real:
-    """½λ(1 − w u)² + ½ε(w u)² + ½γ(w² + u²): what a mode descends at rate 1; broadcast."""
+    """½ρ̃(1 − w u)² + ½ε(w u)² + ½γ(w² + u²): what a mode descends at rate 1; broadcast."""
     lam, eps, gamma, w, u = _broadcast(
         eigenvalue=eigenvalue, noise=noise, decay=decay, encoder=encoder, decoder=decoder
     )
@@ -172,13 +172,13 @@ def mode_loss(
 
 @in_float64
 def optimal_rate(eigenvalue: Any, noise: Any = 0.0, decay: Any = 0.0, product: Any = 1.0) -> Real:
-    """Inverse curvature of `mode_loss` along w = u, 1/(3(λ + ε) w u − λ + γ), at w u = `product`.
+    """Inverse curvature of `mode_loss` along w = u, 1/(3(ρ̃ + ε) w u − ρ̃ + γ), at w u = `product`.
 
     In units of the DAE paper's τ, for gradient descent in discrete steps. At w u = 1, the default,
-    1/(2λ + 3ε) and 1/(2λ + γ), as printed there: the largest curvature between 0 and 1, so a safe
+    1/(2ρ̃ + 3ε) and 1/(2ρ̃ + γ), as printed there: the largest curvature between 0 and 1, so a safe
     rate. Noise and decay keep a mode below 1: where it ends (`fixed_point`) the rate that makes
-    the last steps converge at once (LeCun et al. 1993) is larger, 1/(2λ) and 1/(2λ − 2γ). Steps
-    twice as large diverge. Across, along w = −u, the curvature is λ + γ − (λ + ε) w u.
+    the last steps converge at once (LeCun et al. 1993) is larger, 1/(2ρ̃) and 1/(2ρ̃ − 2γ). Steps
+    twice as large diverge. Across, along w = −u, the curvature is ρ̃ + γ − (ρ̃ + ε) w u.
 
     Raises `ValueError` where the curvature is not positive (product too small) and as above.
     """
@@ -189,7 +189,7 @@ def optimal_rate(eigenvalue: Any, noise: Any = 0.0, decay: Any = 0.0, product: A
     curvature = 3.0 * (lam + eps) * p - lam + gamma
     if not is_traced(curvature) and np.any(curvature <= 0):
         raise ValueError(
-            "`product` must be above (λ − γ)/(3 (λ + ε)), where the loss along w = u is convex, "
+            "`product` must be above (ρ̃ − γ)/(3 (ρ̃ + ε)), where the loss along w = u is convex, "
             f"got a curvature of {float(np.min(curvature)):g}"
         )
     return 1.0 / curvature
@@ -197,9 +197,9 @@ def optimal_rate(eigenvalue: Any, noise: Any = 0.0, decay: Any = 0.0, product: A
 
 @in_float64
 def optimal_rate_ratio(eigenvalue: Any, noise: Any, decay: Any = None) -> Real:
-    """Optimal rate with noise ε over that with decay γ: (2λ + γ)/(2λ + 3ε), broadcast.
+    """Optimal rate with noise ε over that with decay γ: (2ρ̃ + γ)/(2ρ̃ + 3ε), broadcast.
 
-    With the equivalent decay, the default, it is λ/(λ + ε) = w*, and so it is at every product:
+    With the equivalent decay, the default, it is ρ̃/(ρ̃ + ε) = w*, and so it is at every product:
     from w = u the decayed network is the denoising one slowed down by w*. Each at its own rate,
     both need equally many steps.
     """
@@ -215,8 +215,8 @@ def _loss(p, lam, eps):
 def _hyperbolic(t, lam, eps, lr_w, lr_u, w, u) -> ModeCurve:
     """`mode_curve`, by x = U + W and y = U − W of W = w/√η_w, U = u/√η_v, g = √(η_w η_v).
 
-    dx = f x, dy = −f y with f = g (λ − g (λ + ε)(x² − y²)/4), so C = xy is conserved and x² obeys
-    a Riccati equation with the rates a = gλ, h = g²(λ + ε)/2 and ζ = √(a² + h²C²). Its solution
+    dx = f x, dy = −f y with f = g (ρ̃ − g (ρ̃ + ε)(x² − y²)/4), so C = xy is conserved and x² obeys
+    a Riccati equation with the rates a = gρ̃, h = g²(ρ̃ + ε)/2 and ζ = √(a² + h²C²). Its solution
     x = x_0 √(N/M), y = y_0 √(M/N) is written so that N and M are sums of positive terms:
     E = e^{−2ζt}, φ = (1 − E)/ζ, N = 1 + E + (a + h y_0²) φ, M = 2E + (ζ − a + h x_0²) φ.
     """
@@ -247,7 +247,7 @@ def _hyperbolic(t, lam, eps, lr_w, lr_u, w, u) -> ModeCurve:
 
 @jax.jit
 def _logistic(t, lam, eps, lr_w, lr_u, kappa, product) -> ModeCurve:
-    """`decayed_mode_curve`: s = |p| obeys ds = r s − h s², r = 2(± g λ − κ), h = 2 g (λ + ε)."""
+    """`decayed_mode_curve`: s = |p| obeys ds = r s − h s², r = 2(± g ρ̃ − κ), h = 2 g (ρ̃ + ε)."""
     g, sign = jnp.sqrt(lr_w * lr_u), jnp.where(product < 0, -1.0, 1.0)
     s, r, h = sign * product, 2.0 * (sign * g * lam - kappa), 2.0 * g * (lam + eps)
     t = t.reshape(-1, *[1] * lam.ndim)

@@ -1,6 +1,6 @@
 """Mode dynamics: how much of each principal component a network passes on, as it learns.
 
-The map of mode j is λ̂_j/λ_j, λ_j = ⟨(ψ_j·x)²⟩ being its eigenvalue and λ̂_j = ⟨(ψ_j·x)(ψ_j·x̂)⟩
+The map of mode j is ρ̂_j/ρ_j, ρ_j = ⟨(ψ_j·x)²⟩ being its eigenvalue and ρ̂_j = ⟨(ψ_j·x)(ψ_j·x̂)⟩
 the diagonal of the cross-covariance of input and reconstruction in the eigenbasis, where x is the
 target: with denoising, the input before its corruption. For a linear network it is w_2 w_1 of the
 mode, for any network the slope of the best linear fit of ψ_j·x̂ to ψ_j·x: 0 is not learnt, 1 passed
@@ -24,6 +24,7 @@ from odeae.plotting import _MARKERS, _axes, _log
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, sizes
 from odeae.trajectory import Checkpoint, Trajectory
+from odeae.words import counted
 
 # Of the samples' whole variance: below, a mode has nothing but what rounding its eigenvector left.
 _NO_VARIANCE = 1e-13
@@ -31,10 +32,10 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 class ModeDynamics(eqx.Module):
-    """The map λ̂_j/λ_j of each mode, from theory, from simulated weights or from samples.
+    """The map ρ̂_j/ρ_j of each mode, from theory, from simulated weights or from samples.
 
-    `map` (…, T, modes): λ̂_j/λ_j, no unit; a bulk bin holds the mean of its modes. Without
-    `times` (T,), in steps/D, there is no axis T. `eigenvalues` (…, modes): λ_j = ρ_j, not scaled;
+    `map` (…, T, modes): ρ̂_j/ρ_j, no unit; a bulk bin holds the mean of its modes. Without
+    `times` (T,), in steps/D, there is no axis T. `eigenvalues` (…, modes): ρ_j, not scaled;
     of samples, their variance. `multiplicity` (modes,): 1, for a bin its number of modes.
     `standard_error`: of samples, the shape of `map`, None otherwise. `status` (…): `Status` of each
     curve, whose map is NaN where it was not reached; None for samples. `source`: "samples", or what
@@ -52,7 +53,7 @@ class ModeDynamics(eqx.Module):
 
 @in_float64
 def mode_map(trajectory: Trajectory, clean: bool = False) -> ModeDynamics:
-    """λ̂_j/λ_j = Σ_k u_jk c_k w_jk of the modes of a trajectory, exact for Gaussian inputs.
+    """ρ̂_j/ρ_j = Σ_k u_jk c_k w_jk of the modes of a trajectory, exact for Gaussian inputs.
 
     By Stein's lemma ⟨(ψ_j·x) g(λ_k + b_k)⟩ = c_k ρ_j w_jk/√D, and ψ_j·x̂ = √D Σ_k u_jk g_k: no D
     is left. c_k is the mean slope at the variance Q1_kk of the field, rows w and u are those of
@@ -89,7 +90,7 @@ def mode_map(trajectory: Trajectory, clean: bool = False) -> ModeDynamics:
 def mode_map_of_weights(
     problem: Problem, weights: Any, clean: bool = False
 ) -> Float[Real, "*runs dim"]:
-    """λ̂_j/λ_j of all D modes at finite weights (…, D), exact for Gaussian inputs.
+    """ρ̂_j/ρ_j of all D modes at finite weights (…, D), exact for Gaussian inputs.
 
     `weights`: what a simulation ended with (`runs.weights`), or (W, V) or (W, V, bias) or
     `Weights`, shapes (K, D), (K, D), (K,), for all runs with a leading axis, in the eigenbasis.
@@ -123,9 +124,9 @@ def estimate_mode_map(
     times: Any = None,
     centred: bool = True,
 ) -> ModeDynamics:
-    """λ̂_j/λ_j of any network, from samples x and its reconstructions x̂.
+    """ρ̂_j/ρ_j of any network, from samples x and its reconstructions x̂.
 
-    λ̂_j = mean (ψ_j·x)(ψ_j·x̂) and λ_j = mean (ψ_j·x)² over the same samples, so that the map is
+    ρ̂_j = mean (ψ_j·x)(ψ_j·x̂) and ρ_j = mean (ψ_j·x)² over the same samples, so that the map is
     the least-squares slope of ψ_j·x̂ on ψ_j·x. `samples` (n, D): the targets x. `reconstructions`
     (…, n, D): x̂ of corrupted inputs for the map that a denoising network is trained on, of x
     itself for that of clean inputs. Leading axes are networks, the last of them `times` (T,) if
@@ -257,7 +258,7 @@ def _orthonormal(basis, dim):
 def plot_mode_dynamics(
     *dynamics: ModeDynamics, ax: Any = None, labels: list[str] | None = None, modes: Any = None
 ) -> Any:
-    """Draw the map λ̂_j/λ_j of each mode against time; a colour per mode.
+    """Draw the map ρ̂_j/ρ_j of each mode against time; a colour per mode.
 
     Theory as lines (all lanes), another dash for another theory; simulations as points with the
     standard errors of their mean, estimates from samples with their own. `modes`: indices of those
@@ -281,7 +282,7 @@ def plot_mode_dynamics(
     ax = _axes(ax, figsize=(6.4, 4.2))
     eigenvalues = np.reshape(first.eigenvalues, (-1, first.map.shape[-1]))[0]
     handles = [
-        Line2D([], [], color=f"C{i % 10}", lw=3.0, label=f"λ = {eigenvalues[j]:.4g}")
+        Line2D([], [], color=f"C{i % 10}", lw=3.0, label=f"ρ = {eigenvalues[j]:.4g}")
         for i, j in enumerate(shown)
     ]
     lines, markers = iter(_DASHES * len(dynamics)), iter(_MARKERS * len(dynamics))
@@ -298,7 +299,7 @@ def plot_mode_dynamics(
         ax.set_xlim(positive.min(), times.max())
     ax.axhline(1.0, color="0.55", lw=0.7, ls=(0, (4, 3)), zorder=1)
     ax.set_xlabel("time  t = steps / D")
-    ax.set_ylabel("map of the mode  λ̂ / λ")
+    ax.set_ylabel("map of the mode  ρ̂ / ρ")
     ax.legend(handles=handles, frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)
     return ax
 
@@ -313,7 +314,7 @@ def _draw(ax, part, shown, style) -> str:
         raise ValueError(f"nothing of {part.source!r} finished: see its `status`")
     name = part.source
     if "marker" in style:
-        name += "" if error is not None else f", {many} runs"
+        name += "" if error is not None else f", {counted(many, 'run')}"
         error = None if error is None else np.reshape(error, (-1, *curves.shape[1:]))[0]
         error = curves.std(axis=0, ddof=1) / many**0.5 if many > 1 else error
         curves = curves.mean(axis=0, keepdims=True)

@@ -27,6 +27,12 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
+def is_known(tree: Any) -> bool:
+    """Whether all leaves of `tree` have values: no tracer, no mere shape of `jax.eval_shape`."""
+    shapes = (jax.core.Tracer, jax.ShapeDtypeStruct)
+    return not any(isinstance(leaf, shapes) for leaf in jax.tree.leaves(tree))
+
+
 def refuse_float32() -> None:
     """Raise the one error that a tracer meets while x64 is off.
 

@@ -8,11 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.autoencoder import Autoencoder
-from odeae.checks import close, described, scalar
+from odeae.checks import close, scalar
+from odeae.descriptions import describe_problem
 from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum, bulk_eigenvalues, bulk_rows
 from odeae.state import Inputs, OrderParameters, State, order_parameters
+from odeae.words import html_table
 
 
 class Problem(eqx.Module):
@@ -55,7 +57,14 @@ class Problem(eqx.Module):
             )
         self.rule.check(autoencoder)
 
-    __repr__ = described
+    def __repr__(self):
+        return f"Problem({'; '.join(f'{n}: {text}' for n, text in describe_problem(self).items())})"
+
+    def __str__(self):
+        return "\n".join(["Problem", *(f"  {n:<8} {x}" for n, x in describe_problem(self).items())])
+
+    def _repr_html_(self):
+        return html_table("Problem", describe_problem(self).items())
 
     @property
     def inputs(self) -> Inputs:

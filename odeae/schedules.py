@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.checks import array, scalar
+from odeae.named import itself, portable_state
 from odeae.precision import Real, in_float64, is_traced
 
 
@@ -89,6 +90,9 @@ class FunctionSchedule(eqx.Module):
     """
 
     fn: Callable = eqx.field(static=True)
+
+    __getstate__ = portable_state
+    __copy__ = __deepcopy__ = itself
 
     @property
     def jumps(self):

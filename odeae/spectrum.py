@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 
 from odeae.checks import array, finite, flag, scalar, warn, whole
 from odeae.inputs import Rows, pieces
-from odeae.precision import Real, in_float64, is_traced
+from odeae.precision import Real, in_float64, is_known, is_traced
+from odeae.words import counted, html_table
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
 _ROUNDING = 1e-13
@@ -127,17 +128,32 @@ class Spectrum(eqx.Module):
         return result
 
     def __repr__(self):
-        if is_traced((self.spikes, self.bulk)) or np.ndim(self.spikes) != 1:
-            return f"Spectrum({self.spikes!r}, {self.bulk!r}, {self.multiplicity})"
-        head = ", ".join(f"{value:.3g}" for value in self.spikes[:4])
-        more = ", …" if len(self.spikes) > 4 else ""
-        text = f"Spectrum(dim={self.dim}, {len(self.spikes)} spikes"
-        text += f" ρ/D = [{head}{more}]" if len(self.spikes) else ""
-        if len(self.bulk):
-            low, high = float(np.min(self.bulk)), float(np.max(self.bulk))
+        rows = [f"dim={self.dim}", *(" ".join(row) for row in self._described())]
+        return f"Spectrum({', '.join(rows)})"
+
+    def _repr_html_(self):
+        return html_table(f"Spectrum, D = {self.dim}", self._described())
+
+    def _described(self) -> list[tuple[str, str]]:
+        """Rows of how many modes there are of a kind, and their eigenvalues."""
+        spikes, bulk = self.spikes, self.bulk
+        known = is_known((spikes, bulk))
+        single, many = spikes.shape[-1], sum(self.multiplicity)
+        lanes = spikes.shape[:-1] or bulk.shape[:-1]
+        if not known or lanes:
+            what = f"of {' × '.join(map(str, lanes))} lanes" if known else "not known yet"
+            kinds = [(single, "spike"), (many, "bulk mode")]
+            return [(counted(number, kind), what) for number, kind in kinds if number]
+        rows = []
+        if single:
+            head = ", ".join(f"{value:.3g}" for value in spikes[:4])
+            more = ", …" if single > 4 else ""
+            rows.append((counted(single, "spike"), f"ρ/D = [{head}{more}]"))
+        if many:
+            low, high = float(np.min(bulk)), float(np.max(bulk))
             span = f"ρ = {low:.3g}" if low == high else f"ρ from {low:.3g} to {high:.3g}"
-            text += f", {sum(self.multiplicity)} bulk modes in {len(self.bulk)} bins, {span}"
-        return text + f", tr Ω/D = {float(self.trace):.4g})"
+            rows.append((counted(many, "bulk mode"), f"in {counted(len(bulk), 'bin')}, {span}"))
+        return [*rows, ("tr Ω/D", f"= {float(self.trace):.4g}")]
 
     @classmethod
     def spiked(cls, spikes: Any, dim: int, bulk: Any = 1.0) -> "Spectrum":

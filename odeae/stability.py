@@ -24,6 +24,7 @@ from odeae.rules import Hebb, Sanger, generalisation_error
 from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State, Unknowns, field_variances, total_overlaps
 from odeae.trajectory import Trajectory
+from odeae.words import counted
 
 # A Jacobian of this many rows takes 130 MB; its factorisation some seconds.
 _LARGEST = 4096
@@ -118,7 +119,7 @@ class FixedPoint(eqx.Module):
     def __repr__(self):
         return (
             f"FixedPoint: {self.kind}\n  error    {float(self.error):.6g}, drift at most "
-            f"{float(self.residual):.2g} after {self.steps} steps\n  status   "
+            f"{float(self.residual):.2g} after {counted(self.steps, 'step')}\n  status   "
             f"{self.status.message()}"
         )
 
@@ -136,9 +137,9 @@ def fixed_points(
     in its `status` and never raises: untied saturating networks without decay have no fixed point
     but the origin (docs/theory.md §8).
 
-    Directions count the eigenvalues of the linearisation; |Re λ| up to 1e-7 of the drift's size is
-    flat. Flat ones are explained by the generators of the symmetries that problem has, of which
-    those that change the state count: rotations among modes of equal eigenvalue (always); of
+    Directions count the eigenvalues of the linearisation; those whose real part is at most 1e-7 of
+    the drift's size are flat. Symmetries of the problem explain flat ones by their generators, of
+    which those that change the state count: rotations among modes of equal eigenvalue (always); of
     neurons into each other, GL(K) for linear networks without decay, O(K) with decay or tied; the
     scale of a ReLU neuron (w → a w, b → a b, u → u/a) without decay; with both biases a linear
     network's b against v_0. Coordinates that never move (rate 0, no variance) are left out.

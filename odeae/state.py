@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from odeae.checks import described
 from odeae.contractions import gram
 from odeae.precision import Real
 from odeae.spectrum import Spectrum, bulk_rows
@@ -46,6 +47,8 @@ class Modes(eqx.Module):
     decoder: Batched
     output: Batched | None = None
 
+    __repr__ = described
+
 
 class State(eqx.Module):
     """What the theory integrates: rows of the spikes, rows of the bulk bins, hidden biases (K,).
@@ -70,6 +73,8 @@ class State(eqx.Module):
     def without_time(self) -> "State":
         """The same as a fresh state, for which programs are compiled that know no time."""
         return State(self.spikes, self.bulk, self.bias, self.diffusion)
+
+    __repr__ = described
 
     def unknowns(self) -> "Unknowns":
         """The same with the rows of spikes and bulk in one."""

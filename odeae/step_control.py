@@ -1,7 +1,7 @@
 """Step control: how large the error of a step may be, in every entry of the rows."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -55,8 +55,8 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     longest: Any
     around: Callable = eqx.field(static=True)
     rounding: float = eqx.field(static=True, default=ROUNDING)
-    norm: ClassVar = staticmethod(max_norm)
-    error_order: ClassVar = None
+    norm: Callable = eqx.field(static=True, default=max_norm)
+    error_order: Any = eqx.field(static=True, default=None)
 
     def wrap(self, direction):
         """Return itself: time runs forwards."""

@@ -161,6 +161,15 @@ def test_compare_states_a_verdict_and_keeps_both_curves(shell):
         odeae.load("both.nc")
 
 
+def test_resuming_says_what_is_wrong_with_the_file(shell):
+    """It once said that the file has no groups, whatever was wrong."""
+    with open("bad.nc", "w") as file:
+        file.write("text")
+    code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "bad.nc")
+    assert code != 0
+    assert "can't read 'bad.nc' as netCDF" in err
+
+
 def test_resume_takes_the_runs_of_a_comparison_but_no_others(shell):
     shell("compare", *SMALL, "--runs", "2", "--count", "3", "-o", "both.nc")
     code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "both.nc")

@@ -538,7 +538,7 @@ def test_the_plot_shows_lines_for_theory_and_points_with_errors():
     np.testing.assert_allclose(np.diff(bars[3][2][:, 1]), 0.2)
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == [
-        "λ = 3", "λ = 2", "λ = 1", "theory", "SGD on Gaussian inputs, 4 runs", "samples",
+        "ρ = 3", "ρ = 2", "ρ = 1", "theory", "SGD on Gaussian inputs, 4 runs", "samples",
     ]  # fmt: skip
     assert ax.get_xscale() == "linear"
 
@@ -550,7 +550,7 @@ def test_the_plot_takes_axes_labels_and_modes():
     assert ax.get_xscale() == "log"
     legend = ax.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["λ = 1", "mine"]
+    assert [text.get_text() for text in legend.get_texts()] == ["ρ = 1", "mine"]
     two = plot_mode_dynamics(late, late, modes=[0]).lines
     assert [line.get_linestyle() for line in two[:2]] == ["-", "--"]
     with pytest.raises(ValueError, match="plot_mode_dynamics takes what mode_map"):

@@ -1,7 +1,17 @@
 """Printing, xarray, files and plots of trajectories."""
 
+import copy
+import csv
+import dataclasses
+import functools
 import json
+import operator
+import os
+import pickle
+import sys
+from typing import Any
 
+import cloudpickle
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +20,10 @@ import numpy as np
 import pytest
 
 import odeae
+from odeae import files, saving
+from odeae.activations import AbstractActivation
+from odeae.rules import AbstractRule
+from odeae.state import OutputOverlaps
 
 DIM = 100
 
@@ -43,13 +57,87 @@ def test_a_saved_trajectory_comes_back_equal(curves, name, tmp_path):
     assert eqx.tree_equal(odeae.load(tmp_path / "x.nc"), curves[name]) is True
 
 
-def test_a_file_of_before_there_was_a_final_state_is_read(curves, tmp_path):
+def test_a_file_of_another_layout_is_refused_by_its_version(curves, tmp_path):
+    """It was a KeyError, or what the other layout lacks came back as None."""
     data = curves["theory"].to_xarray()
-    data = data.drop_vars([name for name in data if str(name).startswith("final_")])
-    data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
-    back = odeae.load(tmp_path / "x.nc")
-    assert back.final is None
-    assert eqx.tree_equal(back.initial, curves["theory"].initial) is True
+    del data.attrs["format"]
+    data.drop_vars("spectrum_multiplicity").to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
+    want = (
+        rf"^'.*old.nc' has another layout, 'version 1' of odeae {odeae.__version__}, than this "
+        rf"odeae {odeae.__version__} reads, '{saving.FORMAT}': read it with odeae .* or compute it"
+    )
+    with pytest.raises(ValueError, match=want):
+        odeae.load(tmp_path / "old.nc")
+    data.attrs |= {"format": "odeae trajectory, version 3", "odeae_version": "7.0"}
+    data.to_netcdf(tmp_path / "new.nc", engine="h5netcdf")
+    files.seal(tmp_path / "new.nc")
+    with pytest.raises(ValueError, match=r"'odeae trajectory, version 3' of odeae 7\.0"):
+        odeae.load(tmp_path / "new.nc")
+
+
+def test_what_a_file_lacks_or_has_besides_is_named(curves, tmp_path):
+    data = curves["theory"].to_xarray()
+    for name, changed, message in (
+        ("less.nc", data.drop_vars("Q1_bulk"), "it lacks order_parameters.bulk.Q1"),
+        ("more.nc", data.assign(extra=data["error"]), "knows no variables extra"),
+    ):
+        changed.to_netcdf(tmp_path / name, engine="h5netcdf")
+        with pytest.raises(ValueError, match="was changed or cut off after odeae wrote it"):
+            odeae.load(tmp_path / name)
+        files.seal(tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            odeae.load(tmp_path / name)
+
+
+def test_every_flipped_bit_is_noticed(curves, tmp_path):
+    """Of 300 once 220 were raw errors, 10 other numbers without a word, and one hung in HDF5."""
+    path = tmp_path / "x.nc"
+    curves["theory"].save(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    at = rng.choice(8 * len(whole), 200, replace=False)
+    last = 8 * len(whole) - 1 - np.arange(0, 8 * 90, 31)  # the checksum itself
+    for bit in np.concatenate([at, last]):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^[^\n]*(damaged|changed or cut off)[^\n]*$"):
+            odeae.load(path)
+    for size in (0, 5, 60, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"^[^\n]*(can't read|changed or cut off)[^\n]*$"):
+            odeae.load(path)
+    path.write_bytes(whole)
+    assert eqx.tree_equal(odeae.load(path), curves["theory"]) is True
+
+
+def test_a_file_holds_all_that_a_trajectory_can_have(curves, tmp_path):
+    """Every optional part filled: what the table of saving.py lacks would be missing here."""
+    curve, rng = curves["theory"], np.random.default_rng(0)
+    bins = np.shape(curve.initial.bulk.encoder)[0]
+    shapes = {
+        "test_error": (9,),
+        "problem.spectrum.order": (DIM,),
+        "problem.spectrum.given": (DIM,),
+        "problem.spectrum.mean": (DIM,),
+        "problem.spectrum.basis": (DIM, DIM),
+    }
+    for part, rows in (("spikes", 2), ("bulk", bins)):
+        shapes |= {f"{when}.{part}.output": (rows,) for when in ("initial", "final")}
+    shapes |= {f"{when}.diffusion": (2, 2) for when in ("initial", "final")}
+    for path, shape in shapes.items():
+        where = operator.attrgetter(path)
+        assert where(curve) is None
+        curve = eqx.tree_at(where, curve, rng.standard_normal(shape), is_leaf=_is_none)
+    for part in ("spikes", "bulk"):
+        shared = [rng.standard_normal((9, n)) for n in (2, 3, 3)]
+        output = OutputOverlaps(*shared)
+        where = operator.attrgetter(f"order_parameters.{part}.output")
+        curve = eqx.tree_at(where, curve, output, is_leaf=_is_none)
+    one = jax.tree.map(lambda x: x[0], curves["runs"].weights)
+    curve = eqx.tree_at(lambda c: c.weights, curve, one, is_leaf=_is_none)
+    curve.save(tmp_path / "x.nc", basis=True)
+    assert eqx.tree_equal(odeae.load(tmp_path / "x.nc"), curve) is True
 
 
 def test_several_trajectories_share_a_file_and_order_and_eigenvalues_come_back(tmp_path):
@@ -100,23 +188,239 @@ def test_lanes_come_back_equal(lanes, tmp_path):
     back = odeae.load(tmp_path / "x.nc")
     np.testing.assert_array_equal(back.error, lanes.error)
     np.testing.assert_array_equal(back.problem.rule.lr, [0.5, 1.0])
+    assert bool(eqx.tree_equal(back, lanes))
+    assert np.shape(back.times) == (2, 3)
     assert back.to_xarray()["Q1"].dims == ("lane", "time", "k", "l")
     np.testing.assert_array_equal(back.final.bulk.encoder, lanes.final.bulk.encoder)
     assert back.to_xarray()["final_spikes_decoder"].dims == ("lane", "spike", "k")
 
 
-def test_quadrature_activations_survive_a_file_only_if_they_have_a_name(tmp_path, curves):
-    def curve(activation):  # as if it had been computed with it
-        return eqx.tree_at(lambda c: c.problem.autoencoder.activation, curves["theory"], activation)
+def _with(curve, **parts):
+    """The curve as if it had been computed with another activation or rule."""
+    for name, part in parts.items():
+        where = {"activation": "problem.autoencoder.activation", "rule": "problem.rule"}[name]
+        curve = eqx.tree_at(operator.attrgetter(where), curve, part)
+    return curve
 
-    curve(odeae.Quadrature(jnp.tanh, q_max=10.0)).save(tmp_path / "tanh.nc")
-    back = odeae.load(tmp_path / "tanh.nc").problem.autoencoder.activation
-    assert back == odeae.Quadrature(jnp.tanh, q_max=10.0)
+
+def test_quadrature_activations_survive_a_file_only_if_they_have_a_name(tmp_path, curves):
+    tanh = odeae.Quadrature(jnp.tanh, q_max=10.0)
+    _with(curves["theory"], activation=tanh).save(tmp_path / "tanh.nc")
+    assert odeae.load(tmp_path / "tanh.nc").problem.autoencoder.activation == tanh
     own = odeae.Quadrature(jax.nn.softplus, q_max=10.0)
-    curve(own).save(tmp_path / "own.nc")
-    with pytest.raises(ValueError, match=r"activation=odeae\.Quadrature"):
+    _with(curves["theory"], activation=own).save(tmp_path / "own.nc")
+    want = r"function of your own, .*:softplus, which .* activation=odeae\.Quadrature"
+    with pytest.raises(ValueError, match=want):
         odeae.load(tmp_path / "own.nc")
     assert odeae.load(tmp_path / "own.nc", activation=own).problem.autoencoder.activation == own
+
+
+class OwnSchedule(eqx.Module):
+    tau: Any
+    order: int = eqx.field(static=True)
+
+    def __call__(self, t):
+        return (1.0 + t / self.tau) ** -self.order
+
+
+class Sanger(AbstractRule):
+    """A rule of one's own that happens to have the name of one of odeae."""
+
+    lr: Any
+    boosts: Any
+    weight_decay: Any
+    schedule: Any
+    feedback = "all"
+
+    def rates(self, network):
+        return self.lr, self.lr, self.lr, self.lr
+
+    def check(self, network):
+        pass
+
+
+class Erf(AbstractActivation):
+    """The same of an activation: files once came back with odeae's own."""
+
+    width: float
+    depth: Any
+
+    def __call__(self, x):
+        return x
+
+    slope = slopes = mean = pairs = __call__
+
+
+@pytest.fixture
+def own(curves):
+    rule = Sanger(
+        np.float64(0.25),
+        (np.arange(3, dtype=np.int32), 2.0, "x", None, np.zeros((0, 2))),
+        np.asarray(0.0),
+        OwnSchedule(np.asarray(3.0), 2),
+    )
+    return _with(curves["theory"], rule=rule, activation=Erf(1.5, [np.float32(0.1), True, 7]))
+
+
+def test_rules_and_activations_of_ones_own_come_back(own, tmp_path):
+    path = tmp_path / "own.nc"
+    own.save(path)
+    back = odeae.load(path)
+    assert eqx.tree_equal(back, own, typematch=False) is True
+    assert jax.tree.structure(back) == jax.tree.structure(own)
+    rule = back.problem.rule
+    assert type(rule) is Sanger
+    assert type(back.problem.autoencoder.activation) is Erf
+    assert [np.asarray(x).dtype for x in rule.boosts[::4]] == [np.int32, np.float64]
+    assert rule.boosts[4].shape == (0, 2)
+    assert type(rule.boosts[1]) is float
+    given = odeae.load(path, rule=own.problem.rule, schedule=own.problem.rule.schedule)
+    assert given.problem.rule is own.problem.rule
+
+
+def test_a_file_runs_no_code_and_says_what_it_needs(own, tmp_path, monkeypatch):
+    path = tmp_path / "own.nc"
+    own = _with(own, activation=odeae.Erf())
+    (tmp_path / "harmful.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, message in (
+        ("harmful:Sanger", "own, harmful:Sanger: import harmful first, or pass it, as load"),
+        ("odeae.rules:Sanger", "had other fields, lr, boosts, weight_decay, schedule: pass it"),
+        ("json:Sanger", "json:Sanger, which isn't there"),
+        (f"{__name__}:Erf", f"{__name__}:Erf, which isn't there"),  # there, but no rule
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(saving, "_name", lambda thing, name=name: name)
+            bare = eqx.tree_at(lambda c: c.problem.rule.schedule, own, None)
+            bare.save(path, overwrite=True)
+        with pytest.raises(ValueError, match=message):
+            odeae.load(path)
+        assert "harmful" not in sys.modules
+
+
+def test_what_load_is_given_must_be_what_the_file_was_computed_with(own, curves, tmp_path):
+    """A given activation once replaced that of the file, whatever it was."""
+    curves["theory"].save(tmp_path / "x.nc")
+    for given, message in (
+        ({"activation": "relu"}, "the activation of this trajectory is .*erf.* was given .*relu"),
+        ({"schedule": odeae.CosineSchedule(2.0)}, "schedule of this trajectory is null, but"),
+        ({"rule": odeae.SGD(weight_decay=0.02)}, "0.01.* but load was given .*0.02.*: leave it"),
+        ({"rule": "SGD"}, "`rule` must be as in load"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            odeae.load(tmp_path / "x.nc", **given)
+    assert odeae.load(tmp_path / "x.nc", activation="erf", rule=curves["theory"].problem.rule)
+
+
+def own_function(x):
+    return jnp.tanh(x)
+
+
+HOW = {
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "cloudpickle": lambda x: cloudpickle.loads(cloudpickle.dumps(x)),
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_pickles_and_copies_are_equal(curves, own, how):
+    """Jitted functions, such as jnp.tanh, could not be pickled, and their copies were others."""
+    tanh = odeae.Quadrature(jnp.tanh, q_max=4.0)
+    for name, whole in (
+        ("theory", curves["theory"]),
+        ("runs", curves["runs"]),
+        ("own", own),
+        ("tanh", _with(curves["theory"], activation=tanh)),
+        ("function", _with(curves["theory"], activation=odeae.Quadrature(own_function, q_max=4.0))),
+        ("schedule", _with(curves["theory"], rule=odeae.SGD(schedule=own_function))),
+        ("jitted", _with(curves["theory"], rule=odeae.SGD(schedule=jnp.cos))),
+    ):
+        for x in (whole, whole.problem, whole.initial, whole.weights):
+            back = HOW[how](x)
+            assert eqx.tree_equal(back, x) is True, name
+            assert jax.tree.structure(back) == jax.tree.structure(x), name
+    partial = odeae.Quadrature(functools.partial(jax.nn.gelu, approximate=False), q_max=4.0)
+    again = HOW[how](partial).fn
+    assert (again.func, again.keywords) == (jax.nn.gelu, {"approximate": False})
+
+
+def test_a_comparison_can_be_pickled(curves):
+    compared = odeae.compare(curves["theory"], curves["runs"])
+    for how in HOW.values():
+        assert str(how(compared)) == str(compared)
+
+
+def test_a_basis_is_kept_on_request(tmp_path):
+    x = np.random.default_rng(1).standard_normal((80, 6)) * np.arange(1, 7)
+    own = odeae.Problem(odeae.Spectrum.from_data(x), odeae.Autoencoder(2))
+    runs = odeae.simulate(own, odeae.random_state(own), [0.0, 3.0, 6.0], runs=2, data=x)
+    runs.save(tmp_path / "x.nc")
+    assert odeae.load(tmp_path / "x.nc").problem.spectrum.basis is None
+    runs.save(tmp_path / "x.nc", overwrite=True, basis=True)
+    assert eqx.tree_equal(odeae.load(tmp_path / "x.nc"), runs) is True
+
+
+def test_a_csv_holds_the_curves_to_the_last_digit(curves, tmp_path):
+    """`-o out.csv` once wrote netCDF under that name."""
+    theory, runs = curves["theory"], curves["runs"]
+    theory.save(tmp_path / "x.csv")
+    with open(tmp_path / "x.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["time", "error", "excess"]
+    table = np.array(rows, float).T
+    np.testing.assert_array_equal(table, [theory.times, theory.error, theory.excess])
+    part = jax.tree.map(lambda x: x, theory)
+    part = eqx.tree_at(lambda t: (t.times, t.error), part, (theory.times[::2], theory.error[::2]))
+    part = eqx.tree_at(lambda t: t.above_pca, part, theory.above_pca[::2])
+    odeae.save_all(tmp_path / "both.CSV", {"theory": part, "runs": runs})
+    with open(tmp_path / "both.CSV", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[:4] == ["time", "theory_error", "theory_excess", "runs_error_0"]
+    assert head[-1] == "runs_test_error_2"
+    assert [row[1] for row in rows][1::2] == [""] * 4  # no such times
+    np.testing.assert_array_equal([float(row[3]) for row in rows], runs.error[0])
+    with pytest.raises(ValueError, match=r"x.csv' is a table for other programs"):
+        odeae.load(tmp_path / "x.csv")
+    with pytest.raises(ValueError, match="can't hold a `basis`"):
+        theory.save(tmp_path / "y.csv", basis=True)
+
+
+def test_save_refuses_what_it_can_not_write(curves, tmp_path):
+    theory = curves["theory"]
+    with pytest.raises(ValueError, match=r"^output '.*x\.txt' must end in \.nc or \.csv$"):
+        theory.save(tmp_path / "x.txt")
+    for given, message in (
+        ({}, "a dict of trajectories, such as .*, got none"),
+        ({"a/b": theory}, "a word without '/', got 'a/b'"),
+        ({"": theory}, "a word without '/', got ''"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            odeae.save_all(tmp_path / "x.nc", given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, monkeypatch):
+    """Without setting the umask, which all threads of a process share."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", None)
+            with files.writing(tmp_path / "x.txt") as temporary:
+                temporary.write_text("x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_groups_are_named(curves, tmp_path):
+    odeae.save_all(tmp_path / "both.nc", curves)
+    assert saving.groups(tmp_path / "both.nc") == ["theory", "runs"]
+    with pytest.raises(ValueError, match="holds theory, runs: pass one of them as group="):
+        odeae.load(tmp_path / "both.nc")
+    curves["theory"].save(tmp_path / "one.nc")
+    assert saving.groups(tmp_path / "one.nc") == []
 
 
 def test_resuming_from_a_file_equals_going_on(curves, problem, tmp_path):
@@ -163,15 +467,53 @@ def test_print_answers_the_first_questions(curves, lanes, problem):
     assert "status   ok" in text
     assert "3 runs" in str(curves["runs"])
     assert "2 lanes" in str(lanes)
-    text = str(problem)
-    assert "Problem(spectrum=Spectrum(dim=100, 2 spikes" in text
-    assert "rule=SGD(lr=1, lr_encoder=None," in text
-    assert text.endswith("noise=0)")
+    assert str(problem).splitlines() == [
+        "Problem",
+        "  spectrum dim=100, 2 spikes ρ/D = [1, 0.6], 98 bulk modes in 1 bin, ρ = 1, tr Ω/D = 2.58",
+        "  network  erf, K=2, biases",
+        "  rule     SGD, lr 1, weight_decay 0.01",
+        "  noise    0",
+    ]
+    assert "\n" not in repr(problem)
+    assert "network: erf, K=2, biases; rule: SGD, lr 1, weight_decay 0.01;" in repr(problem)
+    assert "rule: SGD, lr of each lane;" in repr(lanes.problem)
+    texts = []
+    jax.eval_shape(lambda lr: texts.append(repr(_lr(problem, lr))), 1.0)
+    assert "rule: SGD, lr traced;" in texts[0]
+    state = repr(curves["theory"].initial)
+    assert state.startswith("State(spikes=Modes(encoder=array of shape (2, 2), decoder=array of")
+    want = "Checkpoint(3 runs of SGD on Gaussian inputs, K=2, D=100, after 500 steps, seed 0)"
+    assert repr(curves["runs"].weights) == want
     assert "lr=array of shape (2,)" in str(lanes.problem.rule)
     texts = []
     jax.eval_shape(lambda lr: texts.append(str(odeae.SGD(lr))), 1.0)
     assert "lr=traced" in texts[0]
     assert "SGD(lr=array of shape ()" in str(jax.eval_shape(lambda: odeae.SGD(1.0)))
+
+
+def _lr(problem, lr):
+    return odeae.Problem(problem.spectrum, problem.autoencoder, odeae.SGD(lr))
+
+
+def test_one_of_a_kind_is_no_plural(curves):
+    one = jax.tree.map(lambda x: x[:1] if np.shape(x)[:1] == (3,) else x, curves["runs"])
+    assert ", 1 run, 9 times, t = 0 … 5" in str(one)
+    assert "1 run of SGD" in repr(one.weights)
+    spectrum = odeae.Spectrum.spiked([1.0], dim=2)
+    assert "1 spike ρ/D = [1], 1 bulk mode in 1 bin" in repr(spectrum)
+
+
+def test_notebooks_show_tables_without_live_markup(curves, lanes, problem):
+    shown = (*curves.values(), lanes, problem, problem.spectrum)
+    for thing in shown:
+        assert thing._repr_html_().startswith("<table><caption")
+        assert thing._repr_html_().count("<tr>") >= 3
+    assert "<th" in problem.spectrum._repr_html_()
+    assert "2 spikes</th>" in problem.spectrum._repr_html_()
+    marked = eqx.tree_at(lambda t: t.problem, curves["theory"], problem)
+    object.__setattr__(marked, "source", "<script>x</script>")
+    assert "<script>" not in marked._repr_html_()
+    assert "&lt;script&gt;" in marked._repr_html_()
 
 
 def test_lanes_are_counted_and_drawn_without_those_that_failed(problem):
@@ -192,7 +534,8 @@ def test_lanes_with_times_of_their_own_are_not_mixed(problem):
         return odeae.predict(problem, odeae.random_state(problem), times)
 
     two = jax.vmap(curve)(jnp.array([1.0, 2.0]))
-    for use in (str, lambda t: t.to_xarray(), odeae.plot):
+    assert "2 lanes, 2 times, each lane has its own" in str(two)
+    for use in (lambda t: t.to_xarray(), odeae.plot):
         with pytest.raises(ValueError, match="different `times`"):
             use(two)
 
@@ -310,3 +653,22 @@ def test_excess_is_above_each_lanes_own_pca_error():
     np.testing.assert_allclose(both.excess, [a.excess for a in alone], rtol=1e-7)
     levels = 0.5 * (0.6 * np.array([0.5, 1.0]) + (DIM - 2) / DIM)
     np.testing.assert_allclose(both.excess, both.error - levels[:, None], rtol=1e-12)
+
+
+def test_every_field_of_a_trajectory_has_its_variable():
+    """A field that saving.py doesn't know would be left out of files without a word."""
+    paths = {variable.path for variable in saving._STORED.values()}
+    besides = {"times", "problem", "source", "settings"}  # a coordinate and attributes
+    numbers = [f.name for f in dataclasses.fields(odeae.Checkpoint) if f.metadata.get("static")]
+    besides |= {f"weights.{name}" for name in numbers}  # JSON, all of them
+
+    def check(kind, where):
+        names = getattr(kind, "_fields", None) or [f.name for f in dataclasses.fields(kind)]
+        for name in names:
+            part = saving._PARTS.get(kind, {}).get(name)
+            if part is None:
+                assert {where + name} & (paths | besides), where + name
+            else:
+                check(part, f"{where}{name}.")
+
+    check(odeae.Trajectory, "")
