@@ -26,7 +26,7 @@ from odeae.gaussian import (
     safe_sqrt,
 )
 from odeae.precision import Real, float64, in_float64, is_traced
-from odeae.words import one_of
+from odeae.words import explains_arguments, one_of
 
 
 class Averages(NamedTuple):
@@ -270,6 +270,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
 
 
+@explains_arguments
 class Quadrature(AbstractActivation):
     """Any smooth activation `fn`, averaged by the trapezoidal rule, which is spectral here.
 

@@ -41,6 +41,7 @@ from odeae.schedules import check_schedule, jump_times, longest_step
 from odeae.spectrum import leading_modes
 from odeae.state import Modes, State, total_overlaps
 from odeae.trajectory import Status
+from odeae.words import explains_arguments
 
 
 class Moments(NamedTuple):
@@ -231,6 +232,7 @@ class AlignedTrajectory(eqx.Module):
         return "\n".join(lines)
 
 
+@explains_arguments
 @in_float64
 def predict_aligned(
     problem: Problem,
@@ -410,6 +412,7 @@ def _solve(equations: Reduced, start, times, rtol, max_steps):
 # ---------------------------------------------------------------- the best decoder of an encoder
 
 
+@explains_arguments
 @in_float64
 def best_decoder(problem: Problem, state: State) -> State:
     """Return `state` with the decoder that has the least error for its encoder and biases.
@@ -449,6 +452,7 @@ def _inverse(G):
     return scale * jnp.linalg.pinv(scale * G, rtol=1e-13 * G.shape[0], hermitian=True)
 
 
+@explains_arguments
 @in_float64
 def residual(problem: Problem, state: State) -> Float[Real, ""]:
     """Least excess error above the PCA error of rank K that a decoder can leave, of an encoder.

@@ -13,8 +13,10 @@ from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, sizes
 from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State
+from odeae.words import explains_arguments
 
 
+@explains_arguments
 @in_float64
 def random_state(
     problem: Problem,
@@ -96,6 +98,7 @@ def _normals(seed, streams, places):
     return np.sqrt(2.0) * jax.lax.erf_inv(uniform)
 
 
+@explains_arguments
 @in_float64
 def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> State:
     """State with w_k = `encoder` and u_k = `decoder` on spike k and nothing elsewhere.
@@ -123,6 +126,7 @@ def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> 
     return State(network.modes(columns), bulk, jnp.zeros(hidden))
 
 
+@explains_arguments
 @in_float64
 def state_from_weights(
     problem: Problem, W: Any, V: Any, bias: Any = None, output_bias: Any = None
@@ -201,6 +205,7 @@ def _compress(block):
     return Q.T @ block
 
 
+@explains_arguments
 @in_float64
 def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> Weights:
     """Weights of a state, W and V (K, D) in the eigenbasis, eigenvalue order as given.

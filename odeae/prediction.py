@@ -36,6 +36,7 @@ from odeae.state import (
     order_parameters,
 )
 from odeae.trajectory import Status, Trajectory, settings_json
+from odeae.words import explains_arguments
 
 MAX_STEPS = 100_000
 # A thousand implicit steps reach any time, and each costs as much as some 10 explicit ones, in wide
@@ -306,6 +307,7 @@ def _solved(
     return done, name
 
 
+@explains_arguments
 def predict(
     problem: Problem,
     state: State,

@@ -13,8 +13,10 @@ from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum, bulk_eigenvalues, bulk_rows
 from odeae.state import Inputs, OrderParameters, State, order_parameters
+from odeae.words import explains_arguments
 
 
+@explains_arguments
 class Problem(eqx.Module):
     """A spectrum, an autoencoder and a learning rule: all that a curve depends on but its start.
 
@@ -45,7 +47,12 @@ class Problem(eqx.Module):
         ):
             if not isinstance(value, kind):
                 want = "rule such as SGD()" if kind is AbstractRule else kind.__name__
-                raise ValueError(f"`{name}` must be an odeae {want}, got {value!r}")
+                got = type(value).__name__
+                if isinstance(value, type):
+                    got = f"the class {value.__name__}, write {value.__name__}()"
+                elif isinstance(value, Spectrum | Autoencoder | AbstractRule):
+                    got += "; write Problem(spectrum, autoencoder, rule, noise)"
+                raise ValueError(f"`{name}` must be an odeae {want}, got {got}")
             setattr(self, name, value)
         self.noise = scalar("noise", noise, at_least=0.0)
         if autoencoder.hidden > spectrum.dim:
@@ -106,7 +113,8 @@ def _drift(rule, network, inputs, state, t):
 def sizes(problem: Any) -> tuple[Spectrum, int]:
     """Spectrum and number of hidden neurons of a problem; raises `ValueError` for anything else."""
     if not isinstance(problem, Problem):
-        raise ValueError(f"`problem` must be an odeae Problem, got {type(problem).__name__}")
+        order = "; the order is problem, state, times" if isinstance(problem, State) else ""
+        raise ValueError(f"`problem` must be an odeae Problem, got {type(problem).__name__}{order}")
     return problem.spectrum, problem.autoencoder.hidden
 
 
@@ -126,12 +134,12 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> None
 
     `diffusion`: whether what the noise of the steps has added may be part of it.
     """
+    spectrum, hidden = sizes(problem)
     if not isinstance(state, State):
         raise ValueError(
             f"`state` must be an odeae State, got {type(state).__name__}; make it with "
             "random_state, aligned_state or state_from_weights"
         )
-    spectrum, hidden = sizes(problem)
     network = problem.autoencoder
     spikes, bulk = spectrum.spikes.shape[0], sum(bulk_rows(spectrum, network.width))
     for name, part, shape in (

@@ -24,6 +24,7 @@ from odeae.rules import Hebb, Sanger, generalisation_error
 from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State, Unknowns, field_variances, total_overlaps
 from odeae.trajectory import Trajectory
+from odeae.words import explains_arguments
 
 # A Jacobian of this many rows takes 130 MB; its factorisation some seconds.
 _LARGEST = 4096
@@ -123,6 +124,7 @@ class FixedPoint(eqx.Module):
         )
 
 
+@explains_arguments
 def fixed_points(
     problem: Problem, states: Any, tol: Any = 1e-10, max_steps: int | None = None
 ) -> Any:
