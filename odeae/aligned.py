@@ -424,7 +424,7 @@ def best_decoder(problem: Problem, state: State) -> State:
 
     Raises `ValueError` for tied weights, whose decoder is not free. Source: docs/theory.md §8.
     """
-    check_state(problem, state)
+    state = check_state(problem, state)
     network, inputs = problem.autoencoder, problem.inputs
     if network.tied:
         raise ValueError(

@@ -42,15 +42,16 @@ def random_state(
     s_w = scalar("encoder_std", 0.1 if encoder_std is None else encoder_std, at_least=0.0)
     s_u = scalar("decoder_std", decoder_std, at_least=0.0) / np.sqrt(spectrum.dim)
     stds = [s_u] * hidden if network.tied else [s_w] * hidden + [s_u] * hidden
-    xp: Any = jnp if is_traced((stds, seed, network.gain)) else np  # NumPy need not be compiled
-    stds = xp.stack([*stds, np.zeros(())][: network.width])
     width, spikes = network.width, spectrum.spikes.shape[0]
     counts = [spikes, *bulk_rows(spectrum, width)]
+    draws = _draws(seed, counts, hidden)  # in a user's program traced, whatever the seed is
+    xp: Any = jnp if is_traced((stds, draws, network.gain)) else np  # NumPy need not be compiled
+    stds = xp.stack([*stds, np.zeros(())][:width])
     exact = [np.full((spikes, width), np.nan)]  # NaN where rows are random
     for m, n in zip(spectrum.multiplicity, counts[1:], strict=True):
         exact.append(np.sqrt(float(m)) * np.eye(n) if m >= width else np.full((n, width), np.nan))
     exact = np.concatenate(exact)
-    drawn = _columns(network, *xp.asarray(_draws(seed, counts, hidden)))
+    drawn = _columns(network, *xp.asarray(draws))
     columns = xp.where(np.isnan(exact), drawn, exact) * stds[None, :]
     return State.from_rows(network.modes(columns), spikes, _bias(problem, bias))
 
@@ -215,7 +216,7 @@ def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> W
     weights is the state's to rounding where a bin's eigenvalues are equal.
     """
     spectrum, network = sizes(problem)[0], problem.autoencoder
-    check_state(problem, state)
+    state = check_state(problem, state)
     seeds = seed if isinstance(seed, list) else [seed]
     rng = np.random.default_rng([whole("seed", part, at_least=0) for part in seeds])
     parts = [network.columns(state.spikes)]

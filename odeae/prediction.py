@@ -349,7 +349,7 @@ def predict(
     # What is checked and made here, outside of double precision, must be NumPy's.
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((problem, state))):
         problem, state = to_numpy((problem, state))
-    check_state(problem, state, diffusion)
+    state = check_state(problem, state, diffusion)
     if diffusion and (reason := refusal(problem.autoencoder)):
         raise ValueError(reason)
     begin = state

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.autoencoder import Autoencoder
-from odeae.checks import close, described, scalar
+from odeae.checks import close, described, numbers, scalar
 from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum, bulk_eigenvalues, bulk_rows
-from odeae.state import Inputs, OrderParameters, State, order_parameters
+from odeae.state import Inputs, Modes, OrderParameters, State, order_parameters
 from odeae.words import explains_arguments
 
 
@@ -74,7 +74,7 @@ class Problem(eqx.Module):
     @in_float64
     def order_parameters(self, state: State) -> OrderParameters:
         """Order parameters of a state, split into spikes and bulk."""
-        check_state(self, state)
+        state = check_state(self, state)
         return _order_parameters(state, self.inputs)
 
     @in_float64
@@ -83,13 +83,13 @@ class Problem(eqx.Module):
 
         For plain SGD at rate 1 without decay, its gradient is minus the drift.
         """
-        check_state(self, state)
+        state = check_state(self, state)
         return _error(self.autoencoder, self.inputs, state)
 
     @in_float64
     def drift(self, state: State, t: Any = 0.0) -> State:
         """d(state)/dt at t = steps/D, which matters only to a learning-rate schedule."""
-        check_state(self, state)
+        state = check_state(self, state)
         t = scalar("t", t, at_least=0.0)
         return _drift(self.rule, self.autoencoder, self.inputs, state, t)
 
@@ -129,10 +129,12 @@ def leading_spikes(problem: Problem) -> Real | None:
     return argsort(-spikes, stable=True)[:count] if count else None
 
 
-def check_state(problem: Problem, state: State, diffusion: bool = False) -> None:
-    """Raise `ValueError` if `state` is none, or one made for a problem of another shape.
+def check_state(problem: Problem, state: State, diffusion: bool = False) -> State:
+    """Return `state` in float64; raise `ValueError` if it is none, or one of another problem.
 
-    `diffusion`: whether what the noise of the steps has added may be part of it.
+    Any operation of JAX outside of x64 makes the rows float32, and they may be whole numbers or
+    lists: all these are taken as they are. `diffusion`: whether what the noise of the steps has
+    added may be part of it.
     """
     spectrum, hidden = sizes(problem)
     if not isinstance(state, State):
@@ -142,6 +144,7 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> None
         )
     network = problem.autoencoder
     spikes, bulk = spectrum.spikes.shape[0], sum(bulk_rows(spectrum, network.width))
+    parts = {}
     for name, part, shape in (
         ("spikes.encoder", state.spikes.encoder, (spikes, hidden)),
         ("spikes.decoder", state.spikes.decoder, (spikes, hidden)),
@@ -157,6 +160,13 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> None
                 f"`state` must have `{name}` of shape {shape} for this problem, got {got}; make "
                 "it with random_state, aligned_state or state_from_weights of the same problem"
             )
+        parts[name] = None if part is None else numbers(f"state.{name}", part)
+    spikes, bulk = (
+        Modes(*(parts[f"{name}.{part}"] for part in ("encoder", "decoder", "output")))
+        for name in ("spikes", "bulk")
+    )
+    added = None if state.diffusion is None else numbers("state.diffusion", state.diffusion)
+    state = State(spikes, bulk, parts["bias"], added)
     if not network.bias and not is_traced(state.bias) and np.any(state.bias):
         raise ValueError(
             "`state` must have no biases for an autoencoder without them, got non-zero ones; "
@@ -180,3 +190,4 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> None
                 f"`state` must have `{name}.encoder` = gain × `{name}.decoder` for tied "
                 "weights; make it with random_state, aligned_state or state_from_weights"
             )
+    return state

@@ -190,7 +190,7 @@ def _list_of(states: Any) -> list[State]:
 @in_float64
 def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> FixedPoint:
     """Search from one start and classify what was found."""
-    check_state(problem, state)
+    state = check_state(problem, state)
     equations = equations_of(problem)
     count = equations.pack(state).shape[0]
     if count > _LARGEST:

@@ -219,3 +219,34 @@ def test_settings_of_jax_change_nothing(name):
 @pytest.mark.parametrize("name", SLOW_COMPUTATIONS)
 def test_settings_of_jax_change_nothing_anywhere(name):
     _same_under_all_choices(SLOW_COMPUTATIONS[name])
+
+
+OTHER_NUMBERS = {
+    "float32": lambda x: x.astype(np.float32),
+    "float16": lambda x: x.astype(np.float16),
+    "whole numbers": lambda x: np.round(10 * x).astype(int),
+    "long": lambda x: x.astype(np.longdouble),
+    "objects": lambda x: x.astype(object),
+    "JAX's float32": lambda x: jnp.asarray(x, jnp.float32),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_NUMBERS)
+def test_states_of_other_numbers_are_taken_as_they_are(kind):
+    problem, state = _problem()
+    given = jax.tree.map(OTHER_NUMBERS[kind], state)
+    same = jax.tree.map(lambda x: np.asarray(x, np.float64), given)
+    times = [0.0, 1.0, 500.0]
+    curves = [odeae.predict(problem, s, times, throw=False).error for s in (given, same)]
+    np.testing.assert_array_equal(*curves)
+    assert problem.error(given) == problem.error(same) == curves[0][0]
+    assert problem.drift(given).spikes.decoder.dtype == np.float64
+
+
+@pytest.mark.parametrize("kind", [str, complex])
+def test_states_of_other_things_are_refused(kind):
+    problem, state = _problem()
+    given = jax.tree.map(lambda x: x.astype(kind), state)
+    with pytest.raises(ValueError, match=r"`state\.\S+` must hold real numbers, got array") as said:
+        problem.error(given)
+    assert "\n" not in str(said.value)
