@@ -312,9 +312,19 @@ def check_invariant(problem: Problem) -> None:
     )
 
 
-@functools.lru_cache(maxsize=64)
 def has_zero_mean(activation: AbstractActivation) -> bool:
-    """Whether ⟨g(λ)⟩ = 0 at every variance of a field without bias, that is, whether g is odd."""
+    """Whether ⟨g(λ)⟩ = 0 at every variance of a field without bias, that is, whether g is odd.
+
+    Of an activation with numbers of its own that are traced, which nobody can know, False.
+    """
+    if is_traced(activation):
+        return False
+    numbers = jax.tree.leaves(activation)  # which can't be hashed
+    return (_has_zero_mean.__wrapped__ if numbers else _has_zero_mean)(activation)
+
+
+@functools.lru_cache(maxsize=64)
+def _has_zero_mean(activation: AbstractActivation) -> bool:
     largest = activation.q_max if isinstance(activation, Quadrature) else 100.0
     q = np.geomspace(1e-3, largest, 12)
     with float64(), jax.ensure_compile_time_eval():

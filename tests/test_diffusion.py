@@ -19,6 +19,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 
 import odeae
+from odeae.activations import AbstractActivation
 from odeae.diffusion import gradient_covariance
 from odeae.state import Modes, OutputOverlaps, Overlaps, State
 
@@ -478,3 +479,53 @@ def test_grows_as_the_square_of_the_rate():
         )
         shares.append(float(with_noise - without))
     assert_allclose(shares[0] / shares[1], 2.0, rtol=0.05)
+
+
+class Steep(AbstractActivation):
+    """Twice erf, as somebody else would write it."""
+
+    def __call__(self, x):
+        return 2.0 * odeae.Erf()(x)
+
+    def slope(self, x):
+        return 2.0 * odeae.Erf().slope(x)
+
+    def slopes(self, q, b):
+        return tuple(2.0 * x for x in odeae.Erf().slopes(q, b))
+
+    def mean(self, q, b):
+        return 2.0 * odeae.Erf().mean(q, b)
+
+    def pairs(self, p):
+        return tuple(4.0 * x for x in odeae.Erf().pairs(p))
+
+
+def test_an_activation_of_ones_own_is_refused_by_name():
+    """It had the averages of ReLU before."""
+    network = odeae.Autoencoder(2, Steep())
+    problem = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.6], dim=100), network, noise=100.0)
+    with pytest.raises(ValueError, match=r"`diffusion` .* known for erf, .* got Steep; .*Quadratu"):
+        odeae.predict(problem, odeae.random_state(problem), [1.0], diffusion=True)
+
+
+@pytest.mark.slow
+def test_an_activation_of_ones_own_has_the_curve_of_its_formulas():
+    """2 g(λ) with decoder u/2 is g(λ) with u, at a decoder rate of a quarter and not in lanes."""
+    spectrum, times = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim=1000), [0.0, 1.0, 500.0]
+    erf = odeae.Problem(spectrum, odeae.Autoencoder(2))
+    state = odeae.random_state(erf, seed=1)
+    rule = odeae.SGD(lr_decoder=0.25)
+    own = odeae.Problem(spectrum, odeae.Autoencoder(2, Steep()), rule)
+    decoders = lambda s: (s.spikes.decoder, s.bulk.decoder)  # noqa: E731
+    half = eqx.tree_at(decoders, state, replace_fn=lambda u: u / 2)
+    assert_allclose(
+        odeae.predict(own, half, times, rtol=1e-9).error,
+        odeae.predict(erf, state, times, rtol=1e-9).error,
+        rtol=1e-6,
+    )
+
+
+def test_a_variant_of_a_known_activation_is_refused():
+    """It would inherit formulas that hold for erf alone."""
+    with pytest.raises(TypeError, match=r"Erf can't be subclassed.*AbstractActivation.*Quadrature"):
+        type("Other", (odeae.Erf,), {})
