@@ -111,7 +111,8 @@ class AbstractRule(eqx.Module):
             A = inputs.noise * to_w - self.weight_decay * jnp.eye(network.hidden)
             made = gradient_covariance(network, total, bias, self.seen(total.T0))
             lr_w = factor * self.rates(network)[0]
-            added = A @ added + added @ A.T + lr_w**2 * inputs.noise * made
+            half = A @ added + 0.5 * lr_w**2 * inputs.noise * made
+            added = half + half.T  # symmetric to the last bit
         return Unknowns(moved, db, added)
 
     def motion(

@@ -529,3 +529,23 @@ def test_a_variant_of_a_known_activation_is_refused():
     """It would inherit formulas that hold for erf alone."""
     with pytest.raises(TypeError, match=r"Erf can't be subclassed.*AbstractActivation.*Quadrature"):
         type("Other", (odeae.Erf,), {})
+
+
+@pytest.mark.parametrize("activation", ["linear", pytest.param("erf", marks=pytest.mark.slow)])
+def test_what_decays_stays_a_covariance(activation):
+    """An absolute tolerance that is felt left variances of −1e-9 where weights decay to nothing."""
+    network = odeae.Autoencoder(2, activation)
+    rule = odeae.SGD(0.3, weight_decay=1.0)
+    spectrum = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim=1000)
+    problem = odeae.Problem(spectrum, network, rule, noise=100.0)
+    state = odeae.random_state(problem, 0.5, 3.0, seed=2)
+    times = np.linspace(0.0, 40.0, 41)
+    curve = odeae.predict(problem, state, times, atol=1e-40, diffusion=True)
+    assert_allclose(curve.final.diffusion, curve.final.diffusion.T, rtol=0, atol=0)
+    total = curve.order_parameters.total()
+    for Q in (total.Q1, total.Q0):
+        variance = np.einsum("tkk->tk", Q)
+        assert np.all(variance > 0.0)
+        assert variance[-1].max() < 1e-20 * variance[0].max()
+        size = np.sqrt(variance[:, :, None] * variance[:, None, :])
+        assert np.linalg.eigvalsh(Q / size).min() > -1e-14

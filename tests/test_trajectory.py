@@ -1,6 +1,7 @@
 """Printing, xarray, files and plots of trajectories."""
 
 import json
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -265,6 +266,12 @@ def test_every_public_name_can_be_imported():
     assert all(hasattr(odeae, name) for name in odeae.__all__)
     with pytest.raises(AttributeError, match="no attribute 'predikt'"):
         odeae.predikt
+
+
+def test_names_of_the_readme_are_public():
+    readme = Path(__file__).parent.parent / "README.md"
+    used = set(re.findall(r"\bodeae\.([A-Za-z]\w+)", readme.read_text()))
+    assert used <= {*odeae.__all__}
 
 
 def test_plots_show_what_they_claim(curves, lanes):
