@@ -1,6 +1,7 @@
 """Printing, xarray, files and plots of trajectories."""
 
 import json
+import re
 from pathlib import Path
 
 import equinox as eqx
