@@ -12,7 +12,7 @@ from odeae.problem import Problem
 from odeae.schedules import largest_factor
 from odeae.state import State
 from odeae.trajectory import ENSEMBLE, Status, Trajectory
-from odeae.words import one_of
+from odeae.words import explains_arguments, one_of
 
 # What SGD at finite D may differ by beyond noise is O(η/D) (docs/theory.md §4), and the noise of a
 # step grows with the variance of an input. In units of η (tr Ω/D)/D e(0) the largest deviations
@@ -145,6 +145,7 @@ def _same_start(a: State | None, b: State | None) -> bool:
     )
 
 
+@explains_arguments
 @in_float64
 def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comparison:
     """Compare the mean over `runs` with `theory`, time by time.

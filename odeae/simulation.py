@@ -17,6 +17,7 @@ from odeae.rules import AbstractRule, generalisation_error
 from odeae.schedules import check_schedule
 from odeae.state import Components, Modes, OrderParameters, State, overlaps
 from odeae.trajectory import Checkpoint, Status, Trajectory, settings_json
+from odeae.words import explains_arguments
 
 # Independent streams of every run: inputs, held-out inputs, initial weights, corruption of both.
 _INPUTS, _TEST, _START, _NOISE, _TEST_NOISE = range(5)
@@ -149,6 +150,7 @@ class _Real:
         return np.stack([self.rows(index) for index in runs])
 
 
+@explains_arguments
 @in_float64
 def simulate(
     problem: Problem,

@@ -43,6 +43,8 @@ BAD = {
     "predict(p, s, end=10)": r"no argument `end` \(did you mean `times`\?\)",
     "predict(p, s)": "predict lacks `times`",
     "predict_aligned(p, [1.0], tolerance=1e-6)": "no argument `tolerance` .*`rtol`",
+    "simulate(p, s, [1.0], n_runs=3)": r"no argument `n_runs` \(did you mean `runs`\?\)",
+    "compare(p)": r"compare lacks `runs`: write compare\(theory, runs, on\)",
     "ensemble(p, [1.0], n_runs=3)": "predict has no argument `n_runs`",
     "fixed_points(p, s, rtol=1e-6)": "no argument `rtol` .*`tol`",
 }
