@@ -426,7 +426,10 @@ def test_generators_leave_a_fixed_point_at_rest(name):
     start = odeae.random_state(problem, 0.7, 0.7, bias=0.3 * problem.autoencoder.bias, seed=1)
     point = fixed_points(problem, start)
     equations = equations_of(problem)
-    tangents = odeae.stability._tangents(problem, equations, point.state, np.arange(3))
+    rows = np.asarray(problem.autoencoder.columns(point.state.rows()))
+    columns, pairs, _ = odeae.stability._turned(equations, rows, np.arange(3))
+    bias = np.asarray(point.state.bias)
+    tangents = odeae.stability._tangents(problem, equations, columns, bias, pairs)
     assert len(tangents) == count
     y, drift = equations.pack(point.state), eqx.filter_jit(odeae.stability._drift)
     for tangent in tangents:
