@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from odeae import landscape, linear
+    from odeae import landscape, linear, workers
     from odeae.activations import I2, I3, I21, I22, J2, Erf, Linear, Quadrature, ReLU
     from odeae.aligned import AlignedTrajectory, best_decoder, predict_aligned, residual
     from odeae.autoencoder import Autoencoder, Weights
@@ -70,7 +70,11 @@ _HOME = {
     "trajectory": "Checkpoint Status Trajectory log_times",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
-_WHOLE = ("landscape", "linear")  # used by their own names, as odeae.linear.aligned_curve
+_WHOLE = (
+    "landscape",
+    "linear",
+    "workers",
+)  # used by their own names, as odeae.linear.aligned_curve
 
 __version__ = "0.1.0"
 __all__ = [
@@ -141,6 +145,7 @@ __all__ = [
     "simulate",
     "state_from_weights",
     "sweep",
+    "workers",
 ]
 
 

@@ -27,7 +27,7 @@ from odeae.gaussian import (
 )
 from odeae.named import itself, portable_state
 from odeae.precision import Real, float64, in_float64, is_traced
-from odeae.words import one_of
+from odeae.words import explains_arguments, one_of
 
 
 class Averages(NamedTuple):
@@ -58,6 +58,17 @@ class Pairs(NamedTuple):
 
 class AbstractActivation(eqx.Module):
     """A smooth activation g, applied per neuron, with its averages over Gaussian fields."""
+
+    def __init_subclass__(cls, **options: Any):
+        """Refuse a variant of a known activation: what holds for that one is used elsewhere too."""
+        super().__init_subclass__(**options)
+        for base in cls.__bases__:
+            if base is not AbstractActivation and base.__module__ == __name__:
+                raise TypeError(
+                    f"{base.__name__} can't be subclassed, as odeae knows formulas that hold for "
+                    "it alone; subclass odeae.activations.AbstractActivation, or wrap a function "
+                    "in odeae.Quadrature(fn)"
+                )
 
     @abc.abstractmethod
     def __call__(self, x: Float[Real, "..."]) -> Float[Real, "..."]:
@@ -271,6 +282,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
 
 
+@explains_arguments
 class Quadrature(AbstractActivation):
     """Any smooth activation `fn`, averaged by the trapezoidal rule, which is spectral here.
 
@@ -298,7 +310,14 @@ class Quadrature(AbstractActivation):
             raise ValueError(f"`fn` must be an elementwise JAX function, got {self.fn!r}")
         scalar("scale", self.scale, above=0.0)
         scalar("q_max", self.q_max, above=0.0)
-        self._check_smooth_and_resolved()
+        try:
+            hash(self.fn)
+        except TypeError as error:
+            raise ValueError(
+                f"`fn` must be hashable, got a {type(self.fn).__name__}, which is not; wrap it in "
+                "a function, such as `lambda x: fn(x)`"
+            ) from error
+        _check_once(self)
 
     def __call__(self, x):
         """Return fn(x)."""
@@ -378,7 +397,7 @@ class Quadrature(AbstractActivation):
         limits = [self.q_max / 100.0, self.q_max / 10.0, self.q_max]
         return limits, [_trapezoid(min(0.4, 0.32 * self.scale / limit**0.5)) for limit in limits]
 
-    def _check_smooth_and_resolved(self):
+    def check_smooth_and_resolved(self):
         """Raise unless fn is smooth (panel by panel) and every rule agrees with a finer one."""
         reach = 7.0 * self.q_max**0.5 + 10.0
         edges = np.linspace(-reach, reach, int(np.ceil(4.0 * reach / self.scale)) + 1)
@@ -439,6 +458,12 @@ class Quadrature(AbstractActivation):
             raise ValueError("`fn` must act elementwise, but it changes the shape of its input")
         parts = np.split(values, np.cumsum([x.size for x in points])[:-1], axis=1)
         return [part.reshape(4, *x.shape) for part, x in zip(parts, points, strict=True)]
+
+
+@functools.lru_cache(maxsize=64)
+def _check_once(quadrature: Quadrature) -> None:
+    """Check a Quadrature, unless one of the same function and numbers has passed: it compiles."""
+    quadrature.check_smooth_and_resolved()
 
 
 def _trapezoid(step: float, reach: float = 7.0):

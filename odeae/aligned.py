@@ -42,7 +42,7 @@ from odeae.spectrum import leading_modes
 from odeae.state import Modes, State, total_overlaps
 from odeae.step_control import ROUNDING_IMPLICIT, SMALLEST, StepControl
 from odeae.trajectory import Status
-from odeae.words import counted
+from odeae.words import counted, explains_arguments
 
 
 class Moments(NamedTuple):
@@ -233,6 +233,7 @@ class AlignedTrajectory(eqx.Module):
         return "\n".join(lines)
 
 
+@explains_arguments
 @in_float64
 def predict_aligned(
     problem: Problem,
@@ -312,9 +313,19 @@ def check_invariant(problem: Problem) -> None:
     )
 
 
-@functools.lru_cache(maxsize=64)
 def has_zero_mean(activation: AbstractActivation) -> bool:
-    """Whether ⟨g(λ)⟩ = 0 at every variance of a field without bias, that is, whether g is odd."""
+    """Whether ⟨g(λ)⟩ = 0 at every variance of a field without bias, that is, whether g is odd.
+
+    Of an activation with numbers of its own that are traced, which nobody can know, False.
+    """
+    if is_traced(activation):
+        return False
+    numbers = jax.tree.leaves(activation)  # which can't be hashed
+    return (_has_zero_mean.__wrapped__ if numbers else _has_zero_mean)(activation)
+
+
+@functools.lru_cache(maxsize=64)
+def _has_zero_mean(activation: AbstractActivation) -> bool:
     largest = activation.q_max if isinstance(activation, Quadrature) else 100.0
     q = np.geomspace(1e-3, largest, 12)
     with float64(), jax.ensure_compile_time_eval():
@@ -413,6 +424,7 @@ def _solve(equations: Reduced, start, times, rtol, max_steps):
 # ---------------------------------------------------------------- the best decoder of an encoder
 
 
+@explains_arguments
 @in_float64
 def best_decoder(problem: Problem, state: State) -> State:
     """Return `state` with the decoder that has the least error for its encoder and biases.
@@ -424,7 +436,7 @@ def best_decoder(problem: Problem, state: State) -> State:
 
     Raises `ValueError` for tied weights, whose decoder is not free. Source: docs/theory.md §8.
     """
-    check_state(problem, state)
+    state = check_state(problem, state)
     network, inputs = problem.autoencoder, problem.inputs
     if network.tied:
         raise ValueError(
@@ -452,6 +464,7 @@ def _inverse(G):
     return scale * jnp.linalg.pinv(scale * G, rtol=1e-13 * G.shape[0], hermitian=True)
 
 
+@explains_arguments
 @in_float64
 def residual(problem: Problem, state: State) -> Float[Real, ""]:
     """Least excess error above the PCA error of rank K that a decoder can leave, of an encoder.

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.activations import AbstractActivation, activation
+from odeae.activations import AbstractActivation, Quadrature, activation
 from odeae.checks import described, flag, scalar, whole
 from odeae.precision import Real, in_float64, is_traced
 from odeae.state import Modes
+from odeae.words import explains_arguments
 
 
 class Weights(NamedTuple):
@@ -25,6 +26,7 @@ class Weights(NamedTuple):
     output_bias: Real | None = None
 
 
+@explains_arguments
 class Autoencoder(eqx.Module):
     """A shallow autoencoder x̂ = Σ_k v_k g(w_k·x/√D + b_k) + v_0 with `hidden` = K neurons.
 
@@ -55,6 +57,11 @@ class Autoencoder(eqx.Module):
         output_bias: bool = False,
         gain: Any = 1.0,
     ):
+        if isinstance(hidden, str | AbstractActivation):
+            raise ValueError(
+                f"`hidden`, the number of neurons, must come first, got {hidden!r}; write "
+                "Autoencoder(hidden, activation)"
+            )
         self.hidden = whole("hidden", hidden)
         self.activation = _activation(activation)
         self.tied = flag("tied", tied)
@@ -117,6 +124,11 @@ def _activation(value: Any) -> AbstractActivation:
         return value
     if isinstance(value, str):
         return activation(value)
+    if isinstance(value, type) and issubclass(value, AbstractActivation):
+        made = "Quadrature(fn)" if issubclass(value, Quadrature) else f"{value.__name__}()"
+        raise ValueError(
+            f"`activation` must be an activation, got the class {value.__name__}; write {made}"
+        )
     raise ValueError(
         f"`activation` must be a name or an activation such as odeae.Erf(), got {value!r}; for a "
         "function use odeae.Quadrature(fn)"

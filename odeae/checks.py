@@ -137,6 +137,11 @@ def flag(name: str, value: Any, hint: str | None = None) -> bool:
 
 def save_times(times: Any) -> Real:
     """Return increasing, non-negative, finite times (steps/D) as a float64 array (T,)."""
+    if np.ndim(times) == 0 and not is_traced(times) and isinstance(times, int | float | np.number):
+        raise ValueError(
+            f"`times` must be a list of times (steps/D), got the number {times:g}; write "
+            f"np.linspace(0, {times:g}, 101), or odeae.log_times({times:g}) for a logarithmic axis"
+        )
     values = array("times", times, (None,))
     if values.size == 0:
         raise ValueError("`times` must hold at least one time (steps/D), got an empty list")

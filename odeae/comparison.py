@@ -12,7 +12,7 @@ from odeae.precision import in_float64
 from odeae.regime import BOUND, LIMIT, finite_size, learnable, reason, step_size
 from odeae.state import State
 from odeae.trajectory import ENSEMBLE, Status, Trajectory
-from odeae.words import one_of
+from odeae.words import explains_arguments, one_of
 
 # No agreement hides a deviation of more than this part of what can be learnt at all.
 MOST = 0.05
@@ -179,6 +179,7 @@ def _same_start(a: State | None, b: State | None, dim: int) -> bool:
     return all(close(x, y) for x, y in pairs)
 
 
+@explains_arguments
 @in_float64
 def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comparison:
     """Compare the mean over `runs` with `theory`, time by time.

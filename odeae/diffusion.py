@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.activations import Erf, Linear, Quadrature, mean_output, mean_slope, overlap
+from odeae.activations import Erf, Linear, Quadrature, ReLU, mean_output, mean_slope, overlap
 from odeae.autoencoder import Autoencoder
 from odeae.gaussian import normal_pdf, safe_ratio, safe_sqrt
 from odeae.precision import Real
@@ -27,6 +27,12 @@ def refusal(network: Autoencoder) -> str | None:
         return (
             "`diffusion` is for untied weights: noise in a tied encoder is noise in the decoder "
             "too, and no limit D → ∞ is left at s² = O(D)"
+        )
+    if not isinstance(network.activation, (Erf, ReLU, Linear, Quadrature)):
+        return (
+            "`diffusion` needs averages over four fields, which are known for erf, relu, linear "
+            f"and Quadrature units, got {type(network.activation).__name__}; for K ≤ 2 wrap its "
+            "function in odeae.Quadrature(fn)"
         )
     if isinstance(network.activation, Quadrature) and network.hidden > 2:
         return (
@@ -58,7 +64,7 @@ def gradient_covariance(
 
     if isinstance(network.activation, Quadrature):
         return _by_nodes(network.activation, mean, cov, M, shift)
-    average = _tilted if isinstance(network.activation, Erf) else _on_half_lines
+    average = {Erf: _tilted, ReLU: _on_half_lines}[type(network.activation)]
 
     def entry(pair):
         return average(network, mean, cov, M, shift, *pair)

@@ -12,8 +12,10 @@ from odeae.precision import in_float64
 from odeae.prediction import predict
 from odeae.problem import Problem
 from odeae.trajectory import ENSEMBLE, Trajectory
+from odeae.words import explains_arguments
 
 
+@explains_arguments
 @in_float64
 def ensemble(
     problem: Problem,

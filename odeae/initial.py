@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry2x32_p
 
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import array, close, numbers, scalar, whole
@@ -12,8 +13,10 @@ from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, sizes
 from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State
+from odeae.words import explains_arguments
 
 
+@explains_arguments
 @in_float64
 def random_state(
     problem: Problem,
@@ -38,26 +41,65 @@ def random_state(
         raise ValueError("`encoder_std` must not be given for tied weights: give `decoder_std`")
     s_w = scalar("encoder_std", 0.1 if encoder_std is None else encoder_std, at_least=0.0)
     s_u = scalar("decoder_std", decoder_std, at_least=0.0) / np.sqrt(spectrum.dim)
-    if not is_traced(seed):
-        seed = whole("seed", seed, at_least=0)
-    spike_key, *bin_keys = jax.random.split(jax.random.key(seed), 1 + len(spectrum.multiplicity))
     stds = [s_u] * hidden if network.tied else [s_w] * hidden + [s_u] * hidden
-    stds = jnp.stack([jnp.asarray(std) for std in [*stds, 0.0][: network.width]])
-
-    def draw(key, n):
-        columns = _columns(network, *jax.random.normal(key, (2, n, hidden)))
-        return network.modes(columns * stds[None, :])
-
-    bulk = [network.modes(jnp.zeros((0, network.width)))]
-    for key, m in zip(bin_keys, spectrum.multiplicity, strict=True):
-        if m >= network.width:
-            bulk.append(network.modes(np.sqrt(float(m)) * jnp.diag(stds)))
-        else:
-            bulk.append(draw(key, m))
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *bulk)
-    return State(draw(spike_key, spectrum.spikes.shape[0]), joined, _bias(problem, bias))
+    width, spikes = network.width, spectrum.spikes.shape[0]
+    counts = [spikes, *bulk_rows(spectrum, width)]
+    draws = _draws(seed, counts, hidden)  # in a user's program traced, whatever the seed is
+    xp: Any = jnp if is_traced((stds, draws, network.gain)) else np  # NumPy need not be compiled
+    stds = xp.stack([*stds, np.zeros(())][:width])
+    exact = [np.full((spikes, width), np.nan)]  # NaN where rows are random
+    for m, n in zip(spectrum.multiplicity, counts[1:], strict=True):
+        exact.append(np.sqrt(float(m)) * np.eye(n) if m >= width else np.full((n, width), np.nan))
+    exact = np.concatenate(exact)
+    drawn = _columns(network, *xp.asarray(draws))
+    columns = xp.where(np.isnan(exact), drawn, exact) * stds[None, :]
+    return State.from_rows(network.modes(columns), spikes, _bias(problem, bias))
 
 
+def _draws(seed: Any, counts: list[int], hidden: int) -> Real:
+    """Standard normal numbers (2, rows, K) of encoder and decoder rows, a stream for each part.
+
+    `counts`: numbers of rows of the parts. A part's numbers depend on nothing but the seed and
+    which part it is.
+    """
+    places = [np.arange(2 * n * hidden).reshape(2, n, hidden) for n in counts]
+    streams = np.repeat(np.arange(len(counts)), counts)
+    streams, places = np.broadcast_arrays(streams[:, None], np.concatenate(places, axis=1))
+    if is_traced(seed):
+        if not jnp.issubdtype(seed.dtype, jnp.integer) or seed.ndim:
+            raise ValueError(f"`seed` must be a whole number, got a traced {seed.aval.str_short()}")
+    else:
+        seed = np.int64(whole("seed", seed, at_least=0))
+    return _normals(seed, streams.astype(np.uint32), places.astype(np.uint32))
+
+
+@jax.jit
+def _normals(seed, streams, places):
+    """Numbers of `jax.random.normal` in float64, one for each stream and place in it.
+
+    A stream is a key of `jax.random.split(jax.random.key(seed))`, as JAX makes it by default. The
+    generator, offset and flags that JAX has been set to play no part (they would be looked up when
+    a user's `jit` is compiled). All streams share one program: each length of a stream would be
+    compiled anew, in half a second.
+    """
+    unsigned = seed.astype(jnp.uint32 if seed.dtype.itemsize <= 4 else jnp.uint64)
+    halves = (unsigned.astype(jnp.uint64) >> np.uint64(32), unsigned)
+    key = tuple(jnp.broadcast_to(half.astype(jnp.uint32), places.shape) for half in halves)
+
+    def deeper(i, key):  # a loop, so that threefry is compiled once
+        count = jnp.where(i == 0, streams, places)
+        return tuple(threefry2x32_p.bind(*key, jnp.zeros_like(count), count))
+
+    high, low = (word.astype(jnp.uint64) for word in jax.lax.fori_loop(0, 2, deeper, key))
+    mantissa = ((high << np.uint64(32)) | low) >> np.uint64(12)
+    one = np.ones((), np.float64)
+    unit = jax.lax.bitcast_convert_type(mantissa | one.view(np.uint64), jnp.float64) - one
+    lowest = np.nextafter(-one, np.zeros(()))
+    uniform = jnp.maximum(lowest, unit * (one - lowest) + lowest)
+    return np.sqrt(2.0) * jax.lax.erf_inv(uniform)
+
+
+@explains_arguments
 @in_float64
 def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> State:
     """State with w_k = `encoder` and u_k = `decoder` on spike k and nothing elsewhere.
@@ -85,6 +127,7 @@ def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> 
     return State(network.modes(columns), bulk, jnp.zeros(hidden))
 
 
+@explains_arguments
 @in_float64
 def state_from_weights(
     problem: Problem, W: Any, V: Any, bias: Any = None, output_bias: Any = None
@@ -148,8 +191,9 @@ def check_weights(
 
 def _columns(network: Autoencoder, w, u):
     """Columns of decoder rows u, of encoder rows w unless tied, and of an output bias of 0."""
-    output = jnp.zeros((u.shape[0], int(network.output_bias)))
-    return jnp.concatenate([u, output] if network.tied else [w, u, output], axis=1)
+    xp: Any = jnp if is_traced((w, u)) else np
+    output = np.zeros((u.shape[0], int(network.output_bias)))
+    return xp.concatenate([u, output] if network.tied else [w, u, output], axis=1)
 
 
 def _compress(block):
@@ -162,6 +206,7 @@ def _compress(block):
     return Q.T @ block
 
 
+@explains_arguments
 @in_float64
 def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> Weights:
     """Weights of a state, W and V (K, D) in the eigenbasis, eigenvalue order as given.
@@ -171,7 +216,7 @@ def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> W
     weights is the state's to rounding where a bin's eigenvalues are equal.
     """
     spectrum, network = sizes(problem)[0], problem.autoencoder
-    check_state(problem, state)
+    state = check_state(problem, state)
     seeds = seed if isinstance(seed, list) else [seed]
     rng = np.random.default_rng([whole("seed", part, at_least=0) for part in seeds])
     parts = [network.columns(state.spikes)]
@@ -199,7 +244,7 @@ def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> W
 def _per_neuron(name: str, value: Any, hidden: int) -> Real:
     value = numbers(name, value)
     value = array(name, value, (hidden,) if value.ndim else ())
-    return jnp.broadcast_to(value, (hidden,))
+    return (jnp if is_traced(value) else np).broadcast_to(value, (hidden,))
 
 
 def _bias(problem: Problem, bias: Any) -> Real:

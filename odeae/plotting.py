@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odeae.trajectory import ENSEMBLE
-from odeae.words import one_of
+from odeae.words import explains_arguments, one_of
 
 if TYPE_CHECKING:
     import xarray
@@ -55,6 +55,7 @@ def _axes(ax: Any, **size: Any) -> Any:
     return plt.subplots(layout="constrained", **size)[1]
 
 
+@explains_arguments
 def plot(
     *trajectories: "Trajectory",
     ax: Any = None,

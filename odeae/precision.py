@@ -61,8 +61,8 @@ def float64() -> Iterator[None]:
     """Compute in float64 and under JAX's default settings, whatever a user has chosen.
 
     A user's checks concern the user's code. Here NaN is data (it stands after the end of a solve
-    that failed), dtypes and shapes are promoted on purpose, and NumPy arrays are the inputs of
-    compiled functions.
+    that failed), dtypes are promoted on purpose, and NumPy arrays are the inputs of compiled
+    functions.
     """
     with jax.enable_x64(True), _default_settings():
         yield
@@ -72,7 +72,6 @@ def float64() -> Iterator[None]:
 def _default_settings() -> Iterator[None]:
     with (
         jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
         jax.transfer_guard("allow"),
         jax.debug_nans(False),
         jax.debug_infs(False),

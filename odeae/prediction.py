@@ -38,6 +38,7 @@ from odeae.state import (
 )
 from odeae.step_control import ROUNDING, ROUNDING_IMPLICIT, SMALLEST, StepControl
 from odeae.trajectory import Status, Trajectory, settings_json
+from odeae.words import explains_arguments
 
 MAX_STEPS = 100_000
 # A thousand implicit steps reach any time, and each costs as much as some 10 explicit ones, in wide
@@ -366,6 +367,7 @@ def _checked(equations, times, done: Solution, name: str) -> tuple[Solution, str
     return done._replace(**parts), name
 
 
+@explains_arguments
 def predict(
     problem: Problem,
     state: State,
@@ -429,7 +431,7 @@ def predict(
     # What is checked and made here, outside of double precision, must be NumPy's.
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((problem, state))):
         problem, state = to_numpy((problem, state))
-    check_state(problem, state, diffusion)
+    state = check_state(problem, state, diffusion)
     if diffusion and (reason := refusal(problem.autoencoder)):
         raise ValueError(reason)
     begin = state

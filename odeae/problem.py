@@ -8,15 +8,16 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.autoencoder import Autoencoder
-from odeae.checks import close, scalar
+from odeae.checks import close, numbers, scalar
 from odeae.descriptions import describe_problem
 from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
 from odeae.spectrum import Spectrum, bulk_eigenvalues, bulk_rows
-from odeae.state import Inputs, OrderParameters, State, order_parameters
-from odeae.words import html_table
+from odeae.state import Inputs, Modes, OrderParameters, State, order_parameters
+from odeae.words import explains_arguments, html_table
 
 
+@explains_arguments
 class Problem(eqx.Module):
     """A spectrum, an autoencoder and a learning rule: all that a curve depends on but its start.
 
@@ -47,7 +48,12 @@ class Problem(eqx.Module):
         ):
             if not isinstance(value, kind):
                 want = "rule such as SGD()" if kind is AbstractRule else kind.__name__
-                raise ValueError(f"`{name}` must be an odeae {want}, got {value!r}")
+                got = type(value).__name__
+                if isinstance(value, type):
+                    got = f"the class {value.__name__}, write {value.__name__}()"
+                elif isinstance(value, Spectrum | Autoencoder | AbstractRule):
+                    got += "; write Problem(spectrum, autoencoder, rule, noise)"
+                raise ValueError(f"`{name}` must be an odeae {want}, got {got}")
             setattr(self, name, value)
         self.noise = scalar("noise", noise, at_least=0.0)
         if autoencoder.hidden > spectrum.dim:
@@ -76,7 +82,7 @@ class Problem(eqx.Module):
     @in_float64
     def order_parameters(self, state: State) -> OrderParameters:
         """Order parameters of a state, split into spikes and bulk."""
-        check_state(self, state)
+        state = check_state(self, state)
         return _order_parameters(state, self.inputs)
 
     @in_float64
@@ -85,13 +91,13 @@ class Problem(eqx.Module):
 
         For plain SGD at rate 1 without decay, its gradient is minus the drift.
         """
-        check_state(self, state)
+        state = check_state(self, state)
         return _error(self.autoencoder, self.inputs, state)
 
     @in_float64
     def drift(self, state: State, t: Any = 0.0) -> State:
         """d(state)/dt at t = steps/D, which matters only to a learning-rate schedule."""
-        check_state(self, state)
+        state = check_state(self, state)
         t = scalar("t", t, at_least=0.0)
         return _drift(self.rule, self.autoencoder, self.inputs, state, t)
 
@@ -115,7 +121,8 @@ def _drift(rule, network, inputs, state, t):
 def sizes(problem: Any) -> tuple[Spectrum, int]:
     """Spectrum and number of hidden neurons of a problem; raises `ValueError` for anything else."""
     if not isinstance(problem, Problem):
-        raise ValueError(f"`problem` must be an odeae Problem, got {type(problem).__name__}")
+        order = "; the order is problem, state, times" if isinstance(problem, State) else ""
+        raise ValueError(f"`problem` must be an odeae Problem, got {type(problem).__name__}{order}")
     return problem.spectrum, problem.autoencoder.hidden
 
 
@@ -130,19 +137,22 @@ def leading_spikes(problem: Problem) -> Real | None:
     return argsort(-spikes, stable=True)[:count] if count else None
 
 
-def check_state(problem: Problem, state: State, diffusion: bool = False) -> None:
-    """Raise `ValueError` if `state` is none, or one made for a problem of another shape.
+def check_state(problem: Problem, state: State, diffusion: bool = False) -> State:
+    """Return `state` in float64; raise `ValueError` if it is none, or one of another problem.
 
-    `diffusion`: whether what the noise of the steps has added may be part of it.
+    Any operation of JAX outside of x64 makes the rows float32, and they may be whole numbers or
+    lists: all these are taken as they are. `diffusion`: whether what the noise of the steps has
+    added may be part of it.
     """
+    spectrum, hidden = sizes(problem)
     if not isinstance(state, State):
         raise ValueError(
             f"`state` must be an odeae State, got {type(state).__name__}; make it with "
             "random_state, aligned_state or state_from_weights"
         )
-    spectrum, hidden = sizes(problem)
     network = problem.autoencoder
     spikes, bulk = spectrum.spikes.shape[0], sum(bulk_rows(spectrum, network.width))
+    parts = {}
     for name, part, shape in (
         ("spikes.encoder", state.spikes.encoder, (spikes, hidden)),
         ("spikes.decoder", state.spikes.decoder, (spikes, hidden)),
@@ -158,6 +168,13 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> None
                 f"`state` must have `{name}` of shape {shape} for this problem, got {got}; make "
                 "it with random_state, aligned_state or state_from_weights of the same problem"
             )
+        parts[name] = None if part is None else numbers(f"state.{name}", part)
+    spikes, bulk = (
+        Modes(*(parts[f"{name}.{part}"] for part in ("encoder", "decoder", "output")))
+        for name in ("spikes", "bulk")
+    )
+    added = None if state.diffusion is None else numbers("state.diffusion", state.diffusion)
+    state = State(spikes, bulk, parts["bias"], added)
     if not network.bias and not is_traced(state.bias) and np.any(state.bias):
         raise ValueError(
             "`state` must have no biases for an autoencoder without them, got non-zero ones; "
@@ -181,3 +198,4 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> None
                 f"`state` must have `{name}.encoder` = gain × `{name}.decoder` for tied "
                 "weights; make it with random_state, aligned_state or state_from_weights"
             )
+    return state

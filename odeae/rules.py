@@ -17,7 +17,7 @@ from odeae.diffusion import gradient_covariance
 from odeae.precision import Real, in_float64, is_traced
 from odeae.schedules import as_schedule
 from odeae.state import Inputs, Modes, Overlaps, Unknowns, total_overlaps
-from odeae.words import one_of
+from odeae.words import explains_arguments, one_of
 
 
 def generalisation_error(
@@ -111,7 +111,8 @@ class AbstractRule(eqx.Module):
             A = inputs.noise * to_w - self.weight_decay * jnp.eye(network.hidden)
             made = gradient_covariance(network, total, bias, self.seen(total.T0))
             lr_w = factor * self.rates(network)[0]
-            added = A @ added + added @ A.T + lr_w**2 * inputs.noise * made
+            half = A @ added + 0.5 * lr_w**2 * inputs.noise * made
+            added = half + half.T  # symmetric to the last bit
         return Unknowns(moved, db, added)
 
     def motion(
@@ -204,6 +205,7 @@ class AbstractRule(eqx.Module):
         return Weights(W, V, b, None if v0 is None else decay * v0 + lr_0 * residual)
 
 
+@explains_arguments
 class SGD(AbstractRule):
     """Online SGD on ‖x − x̂‖²/(2D) (docs/theory.md §1, §4 and §5).
 
@@ -325,6 +327,7 @@ def _check_linear_tied(self, network: Autoencoder) -> None:
         )
 
 
+@explains_arguments
 class Oja(AbstractRule):
     """Oja's subspace rule, du = η (ρ̃ u − Q u) with Q = Σ ρ̃ u uᵀ; Oja's own rule is K = 1.
 
@@ -344,6 +347,7 @@ class Oja(AbstractRule):
     check = _check_linear_tied
 
 
+@explains_arguments
 class Sanger(AbstractRule):
     """Sanger's rule, du_k = η (ρ̃ u_k − Σ_{a≤k} Q_ka u_a): neuron k finds component k.
 
@@ -363,6 +367,7 @@ class Sanger(AbstractRule):
     check = _check_linear_tied
 
 
+@explains_arguments
 class Hebb(AbstractRule):
     """Hebb's rule with decay, du = η ρ̃ u − κ u; it grows without bound unless κ > η ρ̃_max.
 

@@ -12,8 +12,10 @@ from jaxtyping import Float
 from odeae.checks import array, scalar
 from odeae.named import itself, portable_state
 from odeae.precision import Real, in_float64, is_traced
+from odeae.words import explains_arguments
 
 
+@explains_arguments
 class StepSchedule(eqx.Module):
     """1 before the first of `times`, then `factors[i]` from `times[i]` on (steps/D, increasing).
 
@@ -44,6 +46,7 @@ class StepSchedule(eqx.Module):
         return factors[jnp.sum(t >= jnp.asarray(self.times))]
 
 
+@explains_arguments
 class CosineSchedule(eqx.Module):
     """From 1 at t = 0 along half a cosine to `final` at t = `end` (steps/D), and `final` after."""
 
@@ -66,6 +69,7 @@ class CosineSchedule(eqx.Module):
         return self.final + (1.0 - self.final) * half
 
 
+@explains_arguments
 class PowerLawSchedule(eqx.Module):
     """(1 + t/start)^(−exponent): 1 at t = 0, a power law for t ≫ `start` (steps/D)."""
 

@@ -26,6 +26,7 @@ from odeae.rules import AbstractRule, generalisation_error
 from odeae.schedules import check_schedule
 from odeae.state import Components, Modes, OrderParameters, State, overlaps
 from odeae.trajectory import Checkpoint, Status, Trajectory, settings_json
+from odeae.words import explains_arguments
 
 T = TypeVar("T")
 
@@ -171,6 +172,7 @@ class _Real:
         return np.stack([self.rows(index) for index in runs])
 
 
+@explains_arguments
 @in_float64
 def simulate(
     problem: Problem,

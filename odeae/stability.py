@@ -6,6 +6,7 @@ generators, not from how small an eigenvalue is (docs/theory.md §4, §5 and §7
 """
 
 import enum
+import itertools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,7 +25,7 @@ from odeae.rules import Hebb, Sanger, generalisation_error
 from odeae.spectrum import bulk_rows
 from odeae.state import Modes, State, Unknowns, field_variances, total_overlaps
 from odeae.trajectory import Trajectory
-from odeae.words import counted
+from odeae.words import counted, explains_arguments
 
 # A Jacobian of this many rows takes 130 MB; its factorisation some seconds.
 _LARGEST = 4096
@@ -124,6 +125,7 @@ class FixedPoint(eqx.Module):
         )
 
 
+@explains_arguments
 def fixed_points(
     problem: Problem, states: Any, tol: Any = 1e-10, max_steps: int | None = None
 ) -> Any:
@@ -189,7 +191,7 @@ def _list_of(states: Any) -> list[State]:
 @in_float64
 def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> FixedPoint:
     """Search from one start and classify what was found."""
-    check_state(problem, state)
+    state = check_state(problem, state)
     equations = equations_of(problem)
     count = equations.pack(state).shape[0]
     if count > _LARGEST:
@@ -337,8 +339,13 @@ def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndar
 
     moving = part & ~at.frozen
     values = _eigenvalues(jacobian[np.ix_(moving, moving)], at.rate[moving])
-    tangents = _tangents(problem, wide, state, np.flatnonzero(rows))
+    turned, pairs, idle = _turned(wide, columns, np.flatnonzero(rows))
+    tangents = _tangents(problem, wide, turned, np.asarray(state.bias), pairs)
     symmetric = _rank(tangents[:, moving], tangents[:, part & at.frozen])
+    for space in idle:
+        own_rows, frozen = turned[space[: network.width]], at.frozen[at.row == space[-1]]
+        one = _rank(own_rows[:, ~frozen], own_rows[:, frozen])
+        symmetric += (len(space) - network.width) * one
     directions = _count(values, symmetric, int(np.sum(part & at.frozen)), scale)
 
     bulk_values, counts = np.zeros((len(own), network.width), complex), np.zeros(5, int)
@@ -407,24 +414,50 @@ def _neuron_generators(problem: Problem) -> list[np.ndarray]:
     return [E[k, a] - E[a, k] for k, a in pairs if k < a]
 
 
-def _tangents(problem: Problem, wide: Equations, state: State, rows: np.ndarray) -> np.ndarray:
+def _turned(wide: Equations, columns: np.ndarray, rows: np.ndarray):
+    """Turn every eigenspace so that at most `width` of its rows are not zero.
+
+    A rotation of modes of equal eigenvalue changes no count, and the generators of rotations among
+    rows of zeros do nothing: d equal spikes would have d²/2 of them.
+
+    Args:
+        wide: The equations, with a row of zeros for each bin.
+        columns: Rows of a state, (rows, width).
+        rows: Which of them take part.
+
+    Returns:
+        The turned rows of `wide`; pairs of rows whose rotations are to be followed; and the
+        eigenspaces (lists of rows) that have rows of zeros behind the first `width`. Each of the
+        zeros turns into a combination of these, which touches no other.
+    """
+    rho, width = np.concatenate([wide.inputs.spikes, wide.inputs.bulk]), columns.shape[1]
+    turned, pairs, idle = np.zeros((len(rho), width)), [], []
+    turned[: len(columns)] = columns
+    rows = rows[np.argsort(rho[rows], kind="stable")]
+    ends = np.flatnonzero(~np.isclose(rho[rows][1:], rho[rows][:-1], rtol=1e-12, atol=0.0)) + 1
+    for space in np.split(rows, ends):
+        if len(space) > width:
+            turned[space[width:]] = 0.0
+            turned[space[:width]] = np.linalg.qr(columns[space], mode="r")
+            idle.append(space)
+        pairs += itertools.combinations(space[:width], 2)
+    return turned, pairs, idle
+
+
+def _tangents(
+    problem: Problem, wide: Equations, columns: np.ndarray, b: np.ndarray, pairs: list
+) -> np.ndarray:
     """What the generators of the symmetries do to a state, (generators, packed coordinates)."""
     inputs, network = wide.inputs, problem.autoencoder
-    rho, b = np.concatenate([inputs.spikes, inputs.bulk]), np.asarray(state.bias)
-    here = np.asarray(network.columns(state.rows()))
-    columns = np.zeros((len(rho), network.width))
-    columns[: len(here)] = here
     modes = jax.tree.map(np.asarray, network.modes(jnp.asarray(columns)))
     w, u, u0 = modes.encoder, modes.decoder, modes.output
     still = np.zeros_like(b)
     none = None if u0 is None else np.zeros_like(u0)
     changes = [(Modes(w @ A.T, -u @ A, none), A @ b) for A in _neuron_generators(problem)]
-    for i, n in enumerate(rows):
-        for m in rows[i + 1 :]:
-            if np.isclose(rho[n], rho[m], rtol=1e-12, atol=0.0):
-                turn = np.zeros((len(rho), len(rho)))
-                turn[n, m], turn[m, n] = 1.0, -1.0
-                changes.append((jax.tree.map(lambda part, t=turn: t @ part, modes), still))
+    for n, m in pairs:
+        turn = np.zeros_like(columns)
+        turn[n], turn[m] = columns[m], -columns[n]
+        changes.append((jax.tree.map(np.asarray, network.modes(turn)), still))
     linear, decay = isinstance(network.activation, Linear), float(problem.rule.weight_decay)
     if linear and network.bias and u0 is not None and decay == 0.0:
         nothing = np.zeros_like(u)

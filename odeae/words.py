@@ -1,8 +1,31 @@
 """Words for people: suggestions for names nobody knows, plurals, tables. Needs no JAX."""
 
 import difflib
+import functools
 import html
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T", bound=Callable)
+
+# Words for the same thing, ours and those of other tools.
+_SYNONYMS = (
+    {"hidden", "k", "neurons", "units", "width", "n_hidden", "hidden_size", "hidden_dim"},
+    {"lr", "learning_rate", "rate", "eta", "step_size"},
+    {"weight_decay", "decay", "kappa", "wd", "l2"},
+    {"encoder_std", "decoder_std", "std", "sigma", "scale", "init_std"},
+    {"encoder", "encoder_std", "alpha", "w", "w_std"},
+    {"decoder", "decoder_std", "beta", "v", "v_std", "u"},
+    {"dim", "d", "n", "dimension", "n_features", "input_dim"},
+    {"activation", "g", "nonlinearity", "act", "phi"},
+    {"noise", "s2", "noise_variance", "variance", "sigma2"},
+    {"times", "end", "t", "time", "ts", "t_max", "t1", "steps"},
+    {"rtol", "tol", "tolerance"},
+    {"members", "runs", "seeds", "n", "samples", "n_runs"},
+    {"seed", "key", "rng", "random_state", "seeds"},
+    {"final", "end_value", "min_factor"},
+)
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
@@ -35,3 +58,76 @@ def html_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
     ]
     head = f'<caption style="text-align: left"><b>{html.escape(title)}</b></caption>'
     return f"<table>{head}{''.join(lines)}</table>"
+
+
+def explains_arguments(target: T) -> T:
+    """Decorate a function or a class so that a call it can't take says what to write.
+
+    Python's own `TypeError` names the argument that is unknown or missing; this one adds which was
+    meant and which there are. Calls that succeed cost nothing more, signatures stay.
+
+    Args:
+        target: A function, or a class whose constructor is meant.
+
+    Returns:
+        The function wrapped, or the same class.
+    """
+    function: Any = target.__init__ if isinstance(target, type) else target
+    name = getattr(target, "__qualname__", "")
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            signature = inspect.signature(function)
+            if _fits(signature, args, kwargs):
+                raise  # a mistake inside, which Python describes best
+            own = [word for word in signature.parameters if word not in ("self", "cls")]
+            message = _mistake(name, own, signature, args, kwargs)
+        raise TypeError(message)
+
+    if not isinstance(target, type):
+        return cast("T", wrapper)
+    setattr(target, "__init__", wrapper)  # noqa: B010  # Pyright: no assignment to a method
+    return cast("T", target)
+
+
+def _fits(signature: inspect.Signature, args: tuple, kwargs: dict) -> bool:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _mistake(
+    name: str, own: list[str], signature: inspect.Signature, args: tuple, kwargs: dict
+) -> str:
+    """Return what is wrong with a call that doesn't fit a signature."""
+    takes = f"it takes {', '.join(own)}"
+    unknown = [word for word in kwargs if word not in own]
+    if unknown:
+        meant = " or ".join(f"`{word}`" for word in _meant(unknown[0], own))
+        hint = f" (did you mean {meant}?)" if meant else ""
+        return f"{name} has no argument `{unknown[0]}`{hint}: {takes}"
+    try:
+        signature.bind_partial(*args, **kwargs)
+    except TypeError as error:  # too many of them, or one twice
+        return f"{name}: {error}; {takes}"
+    given = signature.bind_partial(*args, **kwargs).arguments
+    required = [
+        word
+        for word, parameter in signature.parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    missing = ", ".join(f"`{word}`" for word in required if word not in given)
+    return f"{name} lacks {missing}: write {name}({', '.join(own)})"
+
+
+def _meant(word: str, own: list[str]) -> list[str]:
+    """Return the arguments that an unknown word may stand for."""
+    alike = set().union(*(group for group in _SYNONYMS if word.lower() in group))
+    found = [known for known in own if known in alike]
+    return found or difflib.get_close_matches(word, own, n=1)

@@ -488,6 +488,20 @@ def test_quadrature_of_erf_meets_its_closed_form():
         assert_close(getattr(value, key), true, scale[key], 1e-8, smooth_points(), key)
 
 
+def test_equal_quadratures_are_checked_once(caplog):
+    def bend(x):
+        return jnp.tanh(x)
+
+    with jax.log_compiles():
+        odeae.Quadrature(bend, q_max=7.0)
+        assert "Compiling jit(all_orders" in caplog.text
+        caplog.clear()
+        odeae.Quadrature(bend, q_max=np.float64(7.0))
+        assert "Compiling" not in caplog.text
+        odeae.Quadrature(bend, q_max=8.0)
+        assert "Compiling jit(all_orders" in caplog.text
+
+
 def test_quadrature_without_bias_is_bias_zero():
     Q, b = matrices(smooth_points())
     zero = np.all(b == 0, axis=1)

@@ -19,6 +19,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 
 import odeae
+from odeae.activations import AbstractActivation
 from odeae.diffusion import gradient_covariance
 from odeae.state import Modes, OutputOverlaps, Overlaps, State
 
@@ -478,3 +479,73 @@ def test_grows_as_the_square_of_the_rate():
         )
         shares.append(float(with_noise - without))
     assert_allclose(shares[0] / shares[1], 2.0, rtol=0.05)
+
+
+class Steep(AbstractActivation):
+    """Twice erf, as somebody else would write it."""
+
+    def __call__(self, x):
+        return 2.0 * odeae.Erf()(x)
+
+    def slope(self, x):
+        return 2.0 * odeae.Erf().slope(x)
+
+    def slopes(self, q, b):
+        return tuple(2.0 * x for x in odeae.Erf().slopes(q, b))
+
+    def mean(self, q, b):
+        return 2.0 * odeae.Erf().mean(q, b)
+
+    def pairs(self, p):
+        return tuple(4.0 * x for x in odeae.Erf().pairs(p))
+
+
+def test_an_activation_of_ones_own_is_refused_by_name():
+    """It had the averages of ReLU before."""
+    network = odeae.Autoencoder(2, Steep())
+    problem = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.6], dim=100), network, noise=100.0)
+    with pytest.raises(ValueError, match=r"`diffusion` .* known for erf, .* got Steep; .*Quadratu"):
+        odeae.predict(problem, odeae.random_state(problem), [1.0], diffusion=True)
+
+
+@pytest.mark.slow
+def test_an_activation_of_ones_own_has_the_curve_of_its_formulas():
+    """2 g(λ) with decoder u/2 is g(λ) with u, at a decoder rate of a quarter and not in lanes."""
+    spectrum, times = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim=1000), [0.0, 1.0, 500.0]
+    erf = odeae.Problem(spectrum, odeae.Autoencoder(2))
+    state = odeae.random_state(erf, seed=1)
+    rule = odeae.SGD(lr_decoder=0.25)
+    own = odeae.Problem(spectrum, odeae.Autoencoder(2, Steep()), rule)
+    decoders = lambda s: (s.spikes.decoder, s.bulk.decoder)  # noqa: E731
+    half = eqx.tree_at(decoders, state, replace_fn=lambda u: u / 2)
+    assert_allclose(
+        odeae.predict(own, half, times, rtol=1e-9).error,
+        odeae.predict(erf, state, times, rtol=1e-9).error,
+        rtol=1e-6,
+    )
+
+
+def test_a_variant_of_a_known_activation_is_refused():
+    """It would inherit formulas that hold for erf alone."""
+    with pytest.raises(TypeError, match=r"Erf can't be subclassed.*AbstractActivation.*Quadrature"):
+        type("Other", (odeae.Erf,), {})
+
+
+@pytest.mark.parametrize("activation", ["linear", pytest.param("erf", marks=pytest.mark.slow)])
+def test_what_decays_stays_a_covariance(activation):
+    """An absolute tolerance that is felt left variances of −1e-9 where weights decay to nothing."""
+    network = odeae.Autoencoder(2, activation)
+    rule = odeae.SGD(0.3, weight_decay=1.0)
+    spectrum = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim=1000)
+    problem = odeae.Problem(spectrum, network, rule, noise=100.0)
+    state = odeae.random_state(problem, 0.5, 3.0, seed=2)
+    times = np.linspace(0.0, 40.0, 41)
+    curve = odeae.predict(problem, state, times, atol=1e-40, diffusion=True)
+    assert_allclose(curve.final.diffusion, curve.final.diffusion.T, rtol=0, atol=0)
+    total = curve.order_parameters.total()
+    for Q in (total.Q1, total.Q0):
+        variance = np.einsum("tkk->tk", Q)
+        assert np.all(variance > 0.0)
+        assert variance[-1].max() < 1e-20 * variance[0].max()
+        size = np.sqrt(variance[:, :, None] * variance[:, None, :])
+        assert np.linalg.eigvalsh(Q / size).min() > -1e-14

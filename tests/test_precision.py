@@ -9,6 +9,8 @@ import numpy as np
 import plain
 import pytest
 
+import odeae
+from odeae import Autoencoder, Problem, Spectrum
 from odeae.precision import as_float, in_float64, is_traced, to_numpy
 
 MODULES = """
@@ -149,3 +151,102 @@ def test_concrete_stays_numpy_and_traced_stays_traced():
 
 def test_to_numpy_leaves_tracers_alone():
     jax.jit(lambda x: jax.tree.map(lambda leaf: leaf + 0, to_numpy((x, x))))(1.0)
+
+
+# JAX's checks, as a user may set them (for its generators see test_state)
+
+CHOICES = {
+    "disable_jit": jax.disable_jit,
+    "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "transfer guard": lambda: jax.transfer_guard("disallow"),
+    "debug_nans": lambda: jax.debug_nans(True),
+    "debug_infs": lambda: jax.debug_infs(True),
+    "tracer leaks": jax.checking_leaks,
+}
+
+
+def _problem():
+    problem = Problem(Spectrum.spiked([1.0, 0.6, 0.3], dim=1000), Autoencoder(2))
+    return problem, odeae.random_state(problem, seed=1)
+
+
+def _swept(lr):
+    problem, state = _problem()
+    return Problem(problem.spectrum, problem.autoencoder, odeae.SGD(lr)), state
+
+
+def _curve_and_what_it_derives():
+    problem, state = _problem()
+    curve = odeae.predict(problem, state, [0.0, 1.0, 500.0])
+    return curve.error, curve.excess, curve.overlaps, problem.error(state), problem.drift(state)
+
+
+def _spent_budget():  # NaN after the end is data
+    curve = odeae.predict(*_problem(), [0.0, 1.0, 500.0], max_steps=20, throw=False)
+    return curve.error, int(curve.status)
+
+
+COMPUTATIONS = {
+    "curve": _curve_and_what_it_derives,
+    "spent budget": _spent_budget,
+}
+SLOW_COMPUTATIONS = {
+    "implicit": lambda: odeae.predict(*_problem(), [0.0, 5.0], solver=odeae.Rodas4()).error,
+    "ensemble": lambda: odeae.ensemble(_problem()[0], [0.0, 5.0], 2).error,
+    "fixed points": lambda: odeae.fixed_points(*_problem()).eigenvalues,
+    "sweep": lambda: odeae.sweep(_swept, {"lr": [0.5, 1.0]}, [0.0, 5.0]).error.values,
+    "densities": lambda: odeae.predict(*_problem(), [0.0, 5.0], densities=True).error,
+    "simulation": lambda: odeae.simulate(*_problem(), [0.0, 0.05], runs=1).error,
+    "aligned": lambda: odeae.predict_aligned(_problem()[0], [0.0, 5.0]).error,
+    "quadrature": lambda: odeae.Quadrature(jnp.sin).averages(np.eye(2)),
+}
+
+
+def _same_under_all_choices(compute):
+    usual = compute()
+    for choice, chosen in CHOICES.items():
+        with chosen():
+            got = compute()
+        jax.tree.map(lambda a, b, c=choice: np.testing.assert_array_equal(a, b, c), got, usual)
+
+
+@pytest.mark.parametrize("name", COMPUTATIONS)
+def test_settings_of_jax_change_nothing(name):
+    _same_under_all_choices(COMPUTATIONS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW_COMPUTATIONS)
+def test_settings_of_jax_change_nothing_anywhere(name):
+    _same_under_all_choices(SLOW_COMPUTATIONS[name])
+
+
+OTHER_NUMBERS = {
+    "float32": lambda x: x.astype(np.float32),
+    "float16": lambda x: x.astype(np.float16),
+    "whole numbers": lambda x: np.round(10 * x).astype(int),
+    "long": lambda x: x.astype(np.longdouble),
+    "objects": lambda x: x.astype(object),
+    "JAX's float32": lambda x: jnp.asarray(x, jnp.float32),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_NUMBERS)
+def test_states_of_other_numbers_are_taken_as_they_are(kind):
+    problem, state = _problem()
+    given = jax.tree.map(OTHER_NUMBERS[kind], state)
+    same = jax.tree.map(lambda x: np.asarray(x, np.float64), given)
+    times = [0.0, 1.0, 500.0]
+    curves = [odeae.predict(problem, s, times, throw=False).error for s in (given, same)]
+    np.testing.assert_array_equal(*curves)
+    assert problem.error(given) == problem.error(same) == curves[0][0]
+    assert problem.drift(given).spikes.decoder.dtype == np.float64
+
+
+@pytest.mark.parametrize("kind", [str, complex])
+def test_states_of_other_things_are_refused(kind):
+    problem, state = _problem()
+    given = jax.tree.map(lambda x: x.astype(kind), state)
+    with pytest.raises(ValueError, match=r"`state\.\S+` must hold real numbers, got array") as said:
+        problem.error(given)
+    assert "\n" not in str(said.value)

@@ -376,6 +376,22 @@ MORE = {
 }
 
 
+@pytest.mark.parametrize(("encoder", "expected"), [(1.0, 2 * 100 - 3 + 1), (0.0, 100 - 2)])
+def test_many_equal_spikes_need_no_generator_for_each_pair(encoder, expected):
+    """Orbits of w and u of one linear neuron under O(100), which has 4950 generators.
+
+    It keeps their Gram matrix (3 numbers), and GL(1) moves that; with a fixed encoder, u moves on a
+    sphere around it.
+    """
+    spectrum = odeae.Spectrum.from_eigenvalues(np.full(100, 100.0), spikes=100)
+    rule = odeae.SGD(lr_encoder=encoder)
+    problem = odeae.Problem(spectrum, odeae.Autoencoder(1, "linear"), rule)
+    state = odeae.random_state(problem, 0.5, 5.0, seed=1)
+    found = fixed_points(problem, state, max_steps=1)
+    assert found.directions.symmetric == expected
+    assert found.directions.frozen == (0 if encoder else 100)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MORE)
 def test_symmetries_are_never_more_than_what_is_flat(name):
@@ -410,7 +426,10 @@ def test_generators_leave_a_fixed_point_at_rest(name):
     start = odeae.random_state(problem, 0.7, 0.7, bias=0.3 * problem.autoencoder.bias, seed=1)
     point = fixed_points(problem, start)
     equations = equations_of(problem)
-    tangents = odeae.stability._tangents(problem, equations, point.state, np.arange(3))
+    rows = np.asarray(problem.autoencoder.columns(point.state.rows()))
+    columns, pairs, _ = odeae.stability._turned(equations, rows, np.arange(3))
+    bias = np.asarray(point.state.bias)
+    tangents = odeae.stability._tangents(problem, equations, columns, bias, pairs)
     assert len(tangents) == count
     y, drift = equations.pack(point.state), eqx.filter_jit(odeae.stability._drift)
     for tangent in tangents:

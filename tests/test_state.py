@@ -216,6 +216,52 @@ def test_traced_seeds_are_the_concrete_ones():
     assert not np.allclose(batch.spikes.encoder[0], batch.spikes.encoder[1])
 
 
+def test_a_seed_stays_what_it_was():
+    spectrum = Spectrum.from_eigenvalues(256 * np.arange(1, 257) ** -1.5)
+    state = random_state(Problem(spectrum, Autoencoder(3)), seed=123456789012345)
+    for row, first in (
+        (
+            state.spikes.encoder[0],
+            [-0.08262886531044022, 0.06489896223606245, 0.012667923626730488],
+        ),
+        (state.spikes.decoder[0], [0.00518900090008713, -0.00783051647751775, 0.00968556906294538]),
+        (state.bulk.encoder[0], [-0.03148332279843308, 0.02682023935043288, -0.07743190881044487]),
+        (
+            state.bulk.decoder[0],
+            [-0.008061357516357314, 0.0015027579745401786, 0.007740284256068442],
+        ),
+    ):
+        np.testing.assert_allclose(row, first, rtol=1e-15)
+    sums = [part.sum() for part in jax.tree.leaves(state)]
+    expected = [0.2035993906003322, 0.0277614175105248, 11.31453120186865, 0.752473441726866, 0.0]
+    np.testing.assert_allclose(sums, expected, rtol=1e-12)
+
+
+def test_a_seed_is_the_same_whatever_generator_jax_is_set_to():
+    ae = problem(SPECTRA["lumped"])
+    usual = random_state(ae, seed=7)
+    for choice in (jax.default_prng_impl("rbg"), jax.threefry_partitionable(False)):
+        with choice:
+            in_a_program = jax.jit(lambda seed: random_state(ae, seed=seed))(jnp.int32(7))
+            for got in (random_state(ae, seed=7), in_a_program):
+                jax.tree.map(np.testing.assert_array_equal, got, usual)
+    jax.config.update("jax_random_seed_offset", 5)
+    try:
+        jax.tree.map(np.testing.assert_array_equal, random_state(ae, seed=7), usual)
+    finally:
+        jax.config.update("jax_random_seed_offset", 0)
+
+
+def test_a_random_state_compiles_one_program_however_many_bins(caplog):
+    spectrum = Spectrum.from_eigenvalues(64 * np.arange(1, 65) ** -1.5)
+    ae = Problem(spectrum, Autoencoder(7))
+    with jax.log_compiles():
+        random_state(ae)
+    programs = [text for text in caplog.messages if text.startswith("Compiling ")]
+    assert len(programs) == 1
+    assert "jit(_normals)" in programs[0]
+
+
 def test_a_random_state_costs_no_more_at_a_huge_dimension():
     ae = problem(Spectrum.spiked([1.0, 0.5, 0.3], dim=10**12), hidden=3)
     state = random_state(ae, encoder_std=0.3, decoder_std=2.0)

@@ -8,7 +8,9 @@ import json
 import operator
 import os
 import pickle
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -608,6 +610,12 @@ def test_every_public_name_can_be_imported():
     assert all(hasattr(odeae, name) for name in odeae.__all__)
     with pytest.raises(AttributeError, match="no attribute 'predikt'"):
         odeae.predikt
+
+
+def test_names_of_the_readme_are_public():
+    readme = Path(__file__).parent.parent / "README.md"
+    used = set(re.findall(r"\bodeae\.([A-Za-z]\w+)", readme.read_text()))
+    assert used <= {*odeae.__all__}
 
 
 def test_plots_show_what_they_claim(curves, lanes):
