@@ -4,11 +4,12 @@ import json
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from odeae.checks import whole
 from odeae.initial import random_state
-from odeae.precision import in_float64
+from odeae.precision import in_float64, is_traced
 from odeae.prediction import predict
 from odeae.problem import Problem
 from odeae.trajectory import ENSEMBLE, Trajectory
@@ -25,38 +26,75 @@ def ensemble(
     decoder_std: Any = 0.1,
     bias: Any = 0.0,
     seed: int = 0,
-    **options: Any,
+    *,
+    rtol: Any = 1e-6,
+    atol: Any = None,
+    solver: Any = None,
+    max_steps: int | None = None,
+    densities: bool = False,
+    diffusion: bool = False,
 ) -> Trajectory:
     """Predict the curves of `members` random initial states; `odeae.plot` draws mean and band.
 
     The rows of the spikes are O(1) random numbers that don't average out, so that a spectrum alone
-    fixes the distribution of curves (docs/theory.md §2). Member i starts from
-    `random_state(problem, encoder_std, decoder_std, bias, seed + i)`. `options` are those of
-    `predict`. Members that fail don't raise: look at `status`.
+    fixes the distribution of curves (docs/theory.md §2). Each member is solved as `predict` solves
+    it, also over long times. Members that fail don't raise: look at `status`.
 
-    Returns a `Trajectory` with a leading axis of members everywhere but in `times`.
+    Example:
+        `odeae.plot(odeae.ensemble(problem, odeae.log_times(200), members=64))`
+
+    Args:
+        problem: What is trained, on what, how.
+        times: (T,), steps/D.
+        members: How many; member i starts from `random_state(problem, encoder_std, decoder_std,
+            bias, seed + i)`.
+        encoder_std: As in `random_state`; so are `decoder_std`, `bias` and `seed`.
+        decoder_std: As in `random_state`.
+        bias: As in `random_state`.
+        seed: Of the first member.
+        rtol: As in `predict`; so are the other arguments.
+        atol: As in `predict`.
+        solver: As in `predict`.
+        max_steps: As in `predict`.
+        densities: As in `predict`.
+        diffusion: As in `predict`.
+
+    Returns:
+        A `Trajectory` with a leading axis of members everywhere but in `times`.
+
+    Raises:
+        ValueError: For arguments of wrong kinds or shapes.
     """
-    members, seed = whole("members", members), whole("seed", seed, at_least=0)
+    members = whole("members", members)
+    seed = whole("seed", seed, at_least=0, at_most=2**63 - members)
+    options = {
+        "rtol": rtol, "atol": atol, "solver": solver, "max_steps": max_steps,
+        "densities": densities, "diffusion": diffusion, "throw": False,
+    }  # fmt: skip
 
     def member(seed):
         state = random_state(problem, encoder_std, decoder_std, bias, seed)
         return predict(problem, state, times, **options)
 
-    curves = eqx.filter_vmap(member)(np.arange(seed, seed + members))
-    known = json.loads(curves.settings) | {"members": members, "seed": seed}
+    def parts(curve):
+        return {name: getattr(curve, name) for name in _OF_MEMBERS}
+
+    seeds = range(seed, seed + members)
+    if is_traced((problem, times, encoder_std, decoder_std, bias, rtol, atol)):
+        first = eqx.filter_vmap(member)(np.array(seeds))
+        stacked = parts(first)
+        times = first.times[0]
+    else:  # one by one, as only then a solve may change its solver, and no slower
+        curves = [member(i) for i in seeds]
+        first, times = curves[0], curves[0].times
+        stacked = jax.tree.map(lambda *x: np.stack(x), *map(parts, curves))
+    known = json.loads(first.settings) | {"members": members, "seed": seed}
     return Trajectory(
-        curves.times[0],  # vmap gives every member its own copy of what they share
-        curves.error,
-        curves.order_parameters,
-        curves.bias,
-        curves.status,
-        curves.stop_time,
-        problem,
-        densities=curves.densities,
-        components=curves.components,
-        initial=curves.initial,
-        final=curves.final,
-        source=ENSEMBLE,
-        settings=json.dumps(known),
-        above_pca=curves.above_pca,
+        times=times, problem=problem, source=ENSEMBLE, settings=json.dumps(known), **stacked
     )
+
+
+_OF_MEMBERS = (
+    "error", "order_parameters", "bias", "status", "stop_time", "densities", "components",
+    "initial", "final", "above_pca",
+)  # fmt: skip

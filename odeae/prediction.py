@@ -22,6 +22,7 @@ from odeae.excess import excess_error
 from odeae.lanes import in_lanes, named_quantities, solve_lane
 from odeae.precision import Real, in_float64, is_traced, to_numpy
 from odeae.problem import Problem, check_state, leading_spikes
+from odeae.regime import warn_outside
 from odeae.regrowth import time_of_regrowth
 from odeae.resolvent import implicit_steps_pay, resolvent_of
 from odeae.rosenbrock import Rodas4
@@ -437,7 +438,7 @@ def predict(
     begin = state
     if diffusion and state.diffusion is None:
         none = np.zeros((problem.autoencoder.hidden,) * 2)
-        begin = State(state.spikes, state.bulk, state.bias, none)
+        begin = State(state.spikes, state.bulk, state.bias, none, state.time)
     times = save_times(times)
     start = start_of(state, start_time, times)
     rtol = scalar("rtol", rtol, above=0.0)
@@ -448,6 +449,7 @@ def predict(
         check_solver(solver)
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
     check_schedule(problem.rule.schedule, times[-1])
+    warn_outside(problem, times[-1], diffusion)
     bins = _without_basis(problem.spectrum) if densities else None
     equations = equations_of(problem, bins, leading_spikes(problem), diffusion)
     done, name = _solved(

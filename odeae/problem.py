@@ -95,10 +95,10 @@ class Problem(eqx.Module):
         return _error(self.autoencoder, self.inputs, state)
 
     @in_float64
-    def drift(self, state: State, t: Any = 0.0) -> State:
-        """d(state)/dt at t = steps/D, which matters only to a learning-rate schedule."""
+    def drift(self, state: State, t: Any = None) -> State:
+        """d(state)/dt at t = steps/D, by default the state's own, which a schedule looks at."""
         state = check_state(self, state)
-        t = scalar("t", t, at_least=0.0)
+        t = scalar("t", state.start if t is None else t, at_least=0.0)
         return _drift(self.rule, self.autoencoder, self.inputs, state, t)
 
 
@@ -174,7 +174,8 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> Stat
         for name in ("spikes", "bulk")
     )
     added = None if state.diffusion is None else numbers("state.diffusion", state.diffusion)
-    state = State(spikes, bulk, parts["bias"], added)
+    time = None if state.time is None else scalar("state.time", state.time, at_least=0.0)
+    state = State(spikes, bulk, parts["bias"], added, time)
     if not network.bias and not is_traced(state.bias) and np.any(state.bias):
         raise ValueError(
             "`state` must have no biases for an autoencoder without them, got non-zero ones; "

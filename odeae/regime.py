@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from odeae.checks import warn
+from odeae.diffusion import refusal
 from odeae.precision import is_traced
 from odeae.problem import Problem
 from odeae.schedules import largest_factor
@@ -91,12 +92,17 @@ def warn_outside(problem: Problem, end: Any = None, diffusion: bool = False) -> 
     """
     if is_traced((problem, end)) or np.ndim(problem.spectrum.spikes) != 1:
         return
-    value = finite_size(problem, None if end is None else float(end), noise=not diffusion)
+    end = None if end is None else float(end)
+    value = finite_size(problem, end, noise=not diffusion)
     if value <= LIMIT:
         return
+    what = "is that of small steps"
+    if finite_size(problem, end, noise=False) <= LIMIT:
+        what = "is that of small rates, as the noise is of order D"
+        what += "" if refusal(problem.autoencoder) else " (give diffusion=True)"
     off = min(MEASURED * value, 1.0)
     warn(
-        f"the theory is that of small steps, and {reason(problem, value)}. SGD may be off this "
-        f"curve by {100 * off:.0f} % of what can be learnt, or more",
+        f"this curve {what}: {reason(problem, value)}. SGD may be off it by "
+        f"{100 * off:.0f} % of what can be learnt, or more",
         RegimeWarning,
     )
