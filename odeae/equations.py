@@ -14,6 +14,8 @@ from odeae.state import Inputs, Modes, State, Unknowns
 
 # Weights that have grown to this size count as diverged: products of four of them don't overflow.
 HUGE = 1e50
+# Modes that have decayed to this size count as lost: below 1e-150 no tolerance follows them.
+LOST = 1e-140
 
 
 class Equations(eqx.Module):

@@ -19,7 +19,7 @@ import numpy as np
 
 from odeae.activations import Erf, Linear, ReLU
 from odeae.compiler import computed_once, loop_as_one_kernel
-from odeae.equations import HUGE, Equations, surroundings, vector_field
+from odeae.equations import HUGE, LOST, Equations, mode_sizes, surroundings, vector_field
 from odeae.excess import excess_error
 from odeae.precision import Real
 from odeae.rules import generalisation_error
@@ -408,13 +408,15 @@ def solve_lanes(
     names: tuple[str, ...] = (),
     slots: int | None = None,
     too_many: Any = np.inf,
-) -> tuple[dict[str, Real], Real, Real, Real]:
-    """Integrate lanes of one shape and measure each at `times` (T,).
+) -> tuple[dict[str, Real], Real, Real, Real, Real]:
+    """Integrate lanes of one shape and measure each at `times` (T,), each from its state's time.
 
     Leaves of `equations` and `states` have the lane axis, of size n, last; lanes from `count` on
     only fill up the size that is compiled. `names`: what is saved beside the error. `too_many`: a
     lane with so many steps before it leaves as one that has spent its steps. Returns what is saved,
-    each (n, T, …), NaN where a lane did not come; final excess, status and stop_time (n,).
+    each (n, T, …), NaN where a lane did not come; final excess, status and stop_time (n,); and
+    whether a mode has decayed to less than `LOST` (n,), so that the curve can't be trusted unless
+    `time_of_regrowth` finds that it would not have come back.
     """
     pair, common = diffrax.Tsit5(), Common(times, rtol, max_steps, too_many)
     n = jax.tree.leaves(states)[0].shape[-1]
@@ -434,6 +436,7 @@ def solve_lanes(
         # The last group is made full by lanes that have ended already.
         groups = -(-n // slots)
         padding = jnp.minimum(jnp.arange(groups * slots), n - 1)
+        began = y
         y, lanes = _columns((y, lanes), padding)
         extra = jnp.arange(padding.shape[0]) >= jnp.minimum(count, n)
         lanes = lanes._replace(status=jnp.where(extra, Status.OK, lanes.status))
@@ -463,7 +466,10 @@ def solve_lanes(
     values = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), lanes.measured)
     with jax.numpy_rank_promotion("allow"):
         final = quantities(("excess",), equations, rows)["excess"]
-    return values, jnp.where(lanes.status == Status.OK, final, jnp.nan), lanes.status, lanes.t
+        before, after = (mode_sizes(equations, jnp.abs(x)) for x in (began, rows))
+    lost = jnp.any((before >= LOST) & (after < LOST), axis=0)
+    final = jnp.where(lanes.status == Status.OK, final, jnp.nan)
+    return values, final, lanes.status, lanes.t, lost
 
 
 def solve_lane(

@@ -64,7 +64,8 @@ class Solution(NamedTuple):
     sizes: Any  # (T, rows) largest weight of each row, None where there are very many
     status: Any
     stop_time: Any
-    last: Any  # packed rows at `stop_time`
+    last: Any  # packed rows where the solver stopped, at `last_time`
+    last_time: Any
 
 
 def _measure(equations: Equations, y) -> tuple:
@@ -88,17 +89,23 @@ def _measure(equations: Equations, y) -> tuple:
     return parameters, state.bias, saved, along, error, above, sizes
 
 
-def _measured(equations: Equations, saved, reached, status, stop_time, last) -> Solution:
+def _measured(equations: Equations, saved, times, reached, status, stop_time, last) -> Solution:
     """Solution of rows (T, numbers), or of what `_measure` made of them where they are many."""
 
-    def where_reached(values, otherwise):
+    def where(kept, values, otherwise):
         return jax.tree.map(
-            lambda x: jnp.where(reached.reshape(-1, *[1] * (x.ndim - 1)), x, otherwise), values
+            lambda x: jnp.where(kept.reshape(-1, *[1] * (x.ndim - 1)), x, otherwise), values
         )
 
     if _is_small(last):  # nothing is computed from what was not reached: its derivative is NaN
-        saved = jax.vmap(lambda y: _measure(equations, y))(where_reached(saved, 0.0))
-    return Solution._make([*where_reached(saved, jnp.nan), status, stop_time, last])
+        saved = jax.vmap(lambda y: _measure(equations, y))(where(reached, saved, 0.0))
+    # What can't be measured ends the curve, even if the solver found its rows in order.
+    error = saved[Solution._fields.index("error")]
+    good = reached & (jnp.cumsum(reached & ~jnp.isfinite(error)) == 0)
+    broken = jnp.any(reached & ~good)
+    ended = jnp.where(broken & (status == Status.OK), Status.DIVERGED, status)
+    end = jnp.where(broken, jnp.max(jnp.where(good, times, 0.0)), stop_time)
+    return Solution._make([*where(good, saved, jnp.nan), ended, end, last, stop_time])
 
 
 def _is_small(y0) -> bool:
@@ -192,7 +199,8 @@ def solve_one(
     saved, (last,) = solution.ys
     reached, (stop_time,) = jnp.isfinite(solution.ts[0]), solution.ts[1]  # never saved: infinite
     status = status_of(solution.result, last)
-    return _measured(equations, saved, reached & (times >= t0), status, stop_time, last)
+    reached = reached & (times >= t0)
+    return _measured(equations, saved, times, reached, status, stop_time, last)
 
 
 @eqx.filter_jit
@@ -204,7 +212,8 @@ def _solve(equations, state, start, times, rtol, atol, *how) -> Solution:
 def _solve_as_lane(equations, state, start, times, rtol, atol, max_steps) -> Solution:
     """The same for a small problem without densities, faster, without derivatives."""
     saved, *ended = solve_lane(equations, state, start, times, rtol, atol, max_steps, _measure)
-    return Solution(*saved, *ended)
+    status, stop_time, last = ended
+    return Solution(*saved, status, stop_time, last, stop_time)
 
 
 @eqx.filter_jit
@@ -244,26 +253,28 @@ def solve_each(
     solver: diffrax.AbstractSolver,
     max_steps: int,
     names: tuple[str, ...] = (),
-) -> tuple[dict[str, Real], Real, Real, Real]:
+) -> tuple[dict[str, Real], Real, Real, Real, Real]:
     """What `solve_lanes` returns, for any problems: one after another, as `predict` does."""
 
     def one(lane):
         equations, state = lane
         rows, start = equations.pack(state), state.start
         done = solve_one(equations, rows, start, times, rtol, atol, solver, max_steps)
-        return *_named(names, equations, done), done.status, done.stop_time
+        before, after = (mode_sizes(equations, jnp.abs(y)) for y in (rows, done.last))
+        lost = jnp.any((before >= LOST) & (after < LOST))
+        return *_named(names, equations, done), done.status, done.stop_time, lost
 
     first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (equations, states))
     return jax.lax.map(one, first)
 
 
 def solve_alone(
-    equations: Equations, state: State, times: Real, rtol: Real, atol: Real | None, max_steps: int,
-    names: tuple[str, ...] = (),
+    equations: Equations, state: State, times: Real, rtol: Real, atol: Real | None,
+    solver: diffrax.AbstractSolver | None, max_steps: int, names: tuple[str, ...] = (),
 ) -> tuple[dict[str, Real], Real, Real, Real]:  # fmt: skip
-    """The same for one problem, by the solvers that `predict` chooses."""
+    """The same for one problem, as `predict` solves it, with an end where a mode was lost."""
     given = equations, state, state.start, times, rtol, atol
-    done, _ = _solved(*given, None, max_steps, None, None)
+    done, _ = _solved(*given, solver, max_steps, None, None)
     return *eqx.filter_jit(_named)(names, equations, done), done.status, done.stop_time
 
 
@@ -476,7 +487,10 @@ def predict(
         above_pca=done.excess,
         initial=state,
         final=eqx.tree_at(
-            lambda s: s.time, equations.state(done.last), stop_time, is_leaf=lambda x: x is None
+            lambda s: s.time,
+            equations.state(done.last),
+            done.last_time,
+            is_leaf=lambda x: x is None,
         ),
         settings=settings_json(
             rtol=rtol,

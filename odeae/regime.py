@@ -74,13 +74,14 @@ def finite_size(problem: Problem, end: float | None = None, noise: bool = True) 
 def reason(problem: Problem, value: float) -> str:
     """Why a problem lies outside the regime, and what would be inside."""
     spectrum, noise, rate = problem.spectrum, float(problem.noise), largest_rate(problem)
-    trace, share = float(spectrum.trace), learnable(problem) / (0.5 * float(spectrum.trace))
+    trace = float(spectrum.trace)
+    share = f"{200.0 * learnable(problem) / trace:.3g} %"
     parts = [f"rate {rate:.3g}", f"tr Ω/D = {trace:.3g}"]
     parts += [f"noise {noise:.3g}"] if noise else []
     less = LIMIT / value
     return (
         f"at D={spectrum.dim} with {', '.join(parts)} a step of SGD is no longer small beside the "
-        f"{100 * share:.2g} % of the error that can be learnt; rates below {less * rate:.2g}, or "
+        f"{share} of the error that can be learnt; rates below {less * rate:.2g}, or "
         f"inputs scaled by {np.sqrt(less):.2g}, would do"
     )
 

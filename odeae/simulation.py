@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import flag, numbers, save_times, whole
-from odeae.files import check_output
+from odeae.equations import HUGE
+from odeae.files import check_ending, check_output
 from odeae.initial import check_weights, draw_weights
 from odeae.inputs import Rows, as_rows
 from odeae.precision import in_float64, is_traced, to_numpy
@@ -257,6 +258,7 @@ def simulate(
     steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
     check_schedule(problem.rule.schedule, times[-1])
     if checkpoint is not None:
+        check_ending(checkpoint, (".nc",))
         check_output(checkpoint, flag("overwrite", overwrite))
 
     rows = None if data is None else _check_data(problem, data, flag("flatten", flatten))
@@ -268,19 +270,21 @@ def simulate(
         _check_same(kept, about)
         first = earlier.step
         start = _given_weights(problem, earlier.weights, runs)
-        if steps[0] < first:
-            raise ValueError(
-                f"`times` must not begin before the weights' own time {first / dim:.6g}, got "
-                f"{times[0]:g}"
-            )
     else:
         if weights is not None:
             start = _given_weights(problem, weights, runs)
         else:
             start = _drawn_weights(problem, state, seed, runs)
+            first = 0 if state is None else int(np.round(float(state.start) * dim))
         if basis is not None:
             W, V, b, v0 = start
             start = Weights(W @ basis.T, V @ basis.T, b, None if v0 is None else v0 @ basis.T)
+    if steps[0] < first:
+        whose = "state's" if earlier is None else "weights'"
+        raise ValueError(
+            f"`times` must not begin before the {whose} own time {first / dim:.6g}, got "
+            f"{times[0]:g}"
+        )
     if rows is None:
         source = _Gaussian(problem, seed, runs, test_samples)
     else:
@@ -364,11 +368,17 @@ def _trajectory(
     steps, biases, values = zip(*saves, strict=True)
     split, error, test, along = jax.tree.map(lambda *parts: np.stack(parts, axis=1), *values)
     bias, used = np.stack(biases, axis=1), np.asarray(steps) / problem.spectrum.dim
-    good = np.logical_and.accumulate(np.isfinite(error) & np.isfinite(test), axis=1)
+    total = split.total()
+    squares = [problem.spectrum.dim * total.Q0, total.T0]
+    size = np.max([np.einsum("rtkk->rtk", x).max(axis=-1) for x in squares], axis=0)
+    followed = size < HUGE**2  # False for NaN
+    resolved = np.isfinite(error) & np.isfinite(test) & followed
+    good = np.logical_and.accumulate(resolved, axis=1)
     ended, last = good.all(axis=1), np.maximum(good.sum(axis=1) - 1, 0)
     # the weights of a run may be fine where the averages of its activation are not resolved
-    finite_at_stop = np.isfinite(test[np.arange(len(test)), np.argmin(good, axis=1)])
-    status = np.where(finite_at_stop, Status.UNRESOLVED, Status.DIVERGED)
+    stop = np.arange(len(test)), np.argmin(good, axis=1)
+    fine = followed[stop] & np.isfinite(test[stop])
+    status = np.where(fine, Status.UNRESOLVED, Status.DIVERGED)
     split, error, test, bias, along = jax.tree.map(
         lambda a: np.where(good.reshape(good.shape + (1,) * (a.ndim - 2)), a, np.nan),
         (split, error, test, bias, along),

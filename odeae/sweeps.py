@@ -25,7 +25,14 @@ from odeae.compiler import with_whole_vectors
 from odeae.equations import Equations, equations_of
 from odeae.lanes import QUANTITIES, TOO_MANY, in_lanes, solve_lanes
 from odeae.precision import in_float64, to_numpy
-from odeae.prediction import MAX_STEPS, check_solver, explicit_steps, solve_alone, solve_each
+from odeae.prediction import (
+    MAX_STEPS,
+    check_solver,
+    explicit_steps,
+    solve_alone,
+    solve_each,
+    start_of,
+)
 from odeae.problem import Problem, check_state
 from odeae.schedules import check_schedule
 from odeae.state import State
@@ -326,9 +333,9 @@ class _Plan:
                 equations, states, self.times, self.rtol, self.atol, self.solver,
                 steps, self.save,
             )  # fmt: skip
-        solved = jax.tree.map(lambda x: np.array(x[:n]), solved)
-        if changes:
-            self._finish(equations, states, solved)
+        *solved, lost = jax.tree.map(lambda x: np.array(x[:n]), solved)
+        unpaid = changes & (solved[2] == Status.BUDGET)
+        self._finish(equations, states, solved, unpaid | (lost & (solved[2] == Status.OK)))
         values, final_excess, status, stop_time = solved
         for name, x in values.items():
             fits = np.full((n, *out[name].shape[1:]), np.nan)
@@ -338,12 +345,13 @@ class _Plan:
         out["stop_time"][which] = stop_time
         out["final_excess"][which] = final_excess
 
-    def _finish(self, equations, states, solved) -> None:
-        """Solve again, each alone, the lanes for which the explicit solver did not pay."""
-        for lane in np.flatnonzero(solved[2] == Status.BUDGET):
+    def _finish(self, equations, states, solved, which) -> None:
+        """Solve again, each alone, lanes that are stiff or have lost a mode."""
+        solver = None if self.automatic else self.solver
+        for lane in np.flatnonzero(which):
             one, state = _taken((equations, states), lane)
             alone = solve_alone(
-                one, state, self.times, self.rtol, self.atol, self.max_steps, self.save
+                one, state, self.times, self.rtol, self.atol, solver, self.max_steps, self.save
             )
             for all_lanes, own in zip(*map(jax.tree.leaves, (solved, alone)), strict=True):
                 all_lanes[lane] = own
@@ -364,8 +372,7 @@ def _lane(build: Callable, values: dict[str, Any]) -> tuple[Equations, State]:
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Problem)):
         raise ValueError(f"`build` must return a problem and a state, got {made!r:.80}")
     problem, state = made
-    check_state(problem, state)
-    return equations_of(problem), state
+    return equations_of(problem), check_state(problem, state)
 
 
 def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk, store) -> _Plan:
@@ -503,6 +510,7 @@ def _probe(build: Callable, values: dict[str, Any], times: Any) -> tuple[Equatio
     try:
         lane = _lane(build, _plain(values))
         check_schedule(lane[0].rule.schedule, times[-1])
+        start_of(lane[1], None, times)
     except Exception as error:
         said = " ".join(str(error).split())
         raise ValueError(

@@ -47,8 +47,8 @@ class Status(enum.IntEnum):
         if self is Status.OK:
             return "ok"
         cause = {
-            Status.DIVERGED: "diverged; the weights or their rates of change stopped being finite: "
-            "check the rates and the initial state",
+            Status.DIVERGED: "diverged; weights grew beyond 1e50, or their rates of change are no "
+            "numbers: check the rates and the initial state",
             Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`, "
             "or, under jit, vmap or grad, solver=odeae.Rodas4() for long times",
             Status.UNRESOLVED: "left the range of field variances that the Quadrature resolves; "

@@ -79,7 +79,7 @@ def solve(lane, times, count=None, rtol=1e-6, atol=None, max_steps=20_000, names
     solved = with_whole_vectors(lanes.solve_lanes)(
         *lane, count, times, rtol, atol, max_steps, names, slots
     )
-    values, final_excess, status, stop_time = jax.tree.map(np.asarray, solved)
+    values, final_excess, status, stop_time, _ = jax.tree.map(np.asarray, solved)
     equations, _ = lane
     floor = 0.5 * equations.inputs.trace - _explained(equations)
     ended = np.where(status == Status.OK, values["error"][:, -1] - floor, np.nan)
