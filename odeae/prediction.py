@@ -213,7 +213,7 @@ def _solve_as_lane(equations, state, start, times, rtol, atol, max_steps) -> Sol
     """The same for a small problem without densities, faster, without derivatives."""
     saved, *ended = solve_lane(equations, state, start, times, rtol, atol, max_steps, _measure)
     status, stop_time, last = ended
-    return Solution(*saved, status, stop_time, last, stop_time)
+    return Solution._make([*saved, status, stop_time, last, stop_time])
 
 
 @eqx.filter_jit
