@@ -15,6 +15,8 @@ from odeae.words import counted, html_table
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
 _ROUNDING = 1e-13
+# Inputs of tr Ω/D above this part of D leave the theory's regime at rate 1 (regime.py).
+_LARGE = 0.4
 
 
 class Leading(NamedTuple):
@@ -258,7 +260,8 @@ class Spectrum(eqx.Module):
         """Spectrum, basis and mean of data: eigenvalues of the covariance of `x`, mean removed.
 
         Modes without variance, which eigh returns at ±rounding, get eigenvalue 0. With fewer than
-        5 D rows a warning says by how much sample eigenvalues are off.
+        5 D rows a warning says by how much sample eigenvalues are off; where tr Ω/D is large beside
+        D, another says which scale would do.
 
         Args:
             x: an array (n, D), in memory or on disk, a table of pandas or polars, a torch tensor or
@@ -292,6 +295,13 @@ class Spectrum(eqx.Module):
         rho, basis = np.linalg.eigh(omega)
         rounding = 10.0 * len(rho) * np.finfo(float).eps * rho[-1]
         rho = np.where(np.abs(rho) <= rounding, 0.0, rho)
+        if (variance := rho.mean()) > _LARGE * len(rho):
+            warn(
+                f"the mean variance of the inputs, tr Ω/D = {variance:.4g}, is large beside D="
+                f"{len(rho)}: at rate 1 theory and SGD part (docs/theory.md §1). Divide the data by "
+                f"{np.sqrt(variance):.3g}, which makes it 1, or give rates below "
+                f"{_LARGE * len(rho) / variance:.1g}"
+            )
         return cls.from_eigenvalues(rho[::-1], spikes, bins, basis=basis[:, ::-1].copy(), mean=mean)
 
     @classmethod

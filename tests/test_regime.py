@@ -120,3 +120,15 @@ def test_a_denoiser_with_noise_of_order_d_says_that_its_curve_is_that_of_small_r
     tied = odeae.Problem(p.spectrum, odeae.Autoencoder(2, "linear", tied=True), noise=60.0)
     with pytest.warns(RegimeWarning, match=r"that of small rates, as the noise is of order D: "):
         odeae.predict(tied, odeae.random_state(tied), [0.0, 0.1])
+
+
+def test_data_say_which_scale_would_do():
+    x = 75.0 * np.random.default_rng(0).standard_normal((400, 64))
+    with pytest.warns(
+        UserWarning, match=r"tr Ω/D = 5\d{3}, .* D=64: .*Divide the data by 7\d\."
+    ) as said:
+        odeae.Spectrum.from_data(x)
+    assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        odeae.Spectrum.from_data(x / 75.0)
