@@ -25,8 +25,8 @@ def refusal(network: Autoencoder) -> str | None:
     """Why the noise of the steps can't be followed for this network; None if it can."""
     if network.tied:
         return (
-            "`diffusion` is for untied weights: noise in a tied encoder is noise in the decoder "
-            "too, and no limit D → ∞ is left at s² = O(D)"
+            "`diffusion` is for untied weights: with tied ones the steps' noise moves the decoder "
+            "too, which odeae doesn't follow; without it the curve is that of small rates"
         )
     if not isinstance(network.activation, (Erf, ReLU, Linear, Quadrature)):
         return (

@@ -298,8 +298,8 @@ class Spectrum(eqx.Module):
         if (variance := rho.mean()) > _LARGE * len(rho):
             warn(
                 f"the mean variance of the inputs, tr Ω/D = {variance:.4g}, is large beside D="
-                f"{len(rho)}: at rate 1 theory and SGD part (docs/theory.md §1). Divide the data by "
-                f"{np.sqrt(variance):.3g}, which makes it 1, or give rates below "
+                f"{len(rho)}: at rate 1 theory and SGD part (docs/theory.md §1). Divide the data "
+                f"by {np.sqrt(variance):.3g}, which makes it 1, or give rates below "
                 f"{_LARGE * len(rho) / variance:.1g}"
             )
         return cls.from_eigenvalues(rho[::-1], spikes, bins, basis=basis[:, ::-1].copy(), mean=mean)
