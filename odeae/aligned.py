@@ -35,6 +35,7 @@ from odeae.gaussian import beyond_sine, safe_sqrt
 from odeae.precision import Real, float64, in_float64, is_traced
 from odeae.prediction import MAX_STEPS, status_of
 from odeae.problem import Problem, check_state, sizes
+from odeae.regime import warn_outside
 from odeae.rosenbrock import Rodas4
 from odeae.rules import AbstractRule
 from odeae.schedules import check_schedule, jumps_before, longest_step
@@ -274,6 +275,7 @@ def predict_aligned(
         raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
     check_schedule(problem.rule.schedule, times[-1])
+    warn_outside(problem, times[-1])
     start, biased = _start(problem, encoder, decoder, bias)
     rho = spectrum.spikes[:hidden]
     equations = Reduced(problem.rule, problem.autoencoder, rho, problem.inputs.noise, biased)

@@ -55,6 +55,26 @@ def test_without_decay_a_schedule_is_another_clock(name):
     assert_allclose(got, want, atol=2e-7)
 
 
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_jump_at_the_last_time(before):
+    """One step from the start to a jump at the end left NaN there, with status ok."""
+    end = jump = 0.009
+    for _ in range(before):
+        jump = np.nextafter(jump, 0.0)
+    times = np.concatenate([TIMES[:4] * 1e-3, [end]])
+    want = odeae.predict(problem(None), STATE, times).error
+    two = odeae.StepSchedule([jump, 20.0], [0.5, 0.0])
+    got = odeae.predict(problem(two), STATE, times)
+    assert got.status == odeae.Status.OK
+    assert_allclose(got.error, want, atol=1e-13)
+    bend = odeae.CosineSchedule(end, 0.2)
+    got = odeae.predict(problem(bend), STATE, times)
+    tight = odeae.predict(problem(bend), STATE, times, rtol=1e-10)
+    assert_allclose(got.error, tight.error, atol=1e-12)
+    table = odeae.sweep(lambda lr: (problem(two, lr=lr), STATE), {"lr": [1.0]}, times)
+    assert_allclose(table.error[0], want, atol=1e-13)
+
+
 def test_decay_carries_no_rate():
     frozen = odeae.StepSchedule([1e-9], [0.0])  # the rates vanish, the decay stays
     p = problem(frozen, weight_decay=0.3)
