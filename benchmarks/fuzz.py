@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import time
 import traceback
@@ -23,7 +24,14 @@ from pathlib import Path
 
 # Share of each kind in --count, numbers of a block, which is done at once, and what a block's
 # programs are shared by: the blocks of one residue are done by one process.
-SHARES = {"sweep": 0.70, "predict": 0.12, "bad": 0.12, "files": 0.025, "simulate": 0.02, "oracle": 0.015}
+SHARES = {
+    "sweep": 0.70,
+    "predict": 0.12,
+    "bad": 0.12,
+    "files": 0.025,
+    "simulate": 0.02,
+    "oracle": 0.015,
+}
 SIZES = {"sweep": 64}
 FEW = 16
 PATIENCE = 600.0  # seconds without a word from a process, which is then ended: something hangs
@@ -135,10 +143,18 @@ def in_processes(blocks: list, seed: int, workers: int, record) -> None:
     for kind, first, end in blocks:
         families[family(kind, first)].append((kind, first, end))
     waiting = sorted(families.values(), key=lambda x: -sum(end - first for _, first, end in x))
-    pool = [Worker(seed) for _ in range(min(workers, len(waiting)))]
-    for worker in pool:
-        worker.give(waiting.pop(0))
-    busy = list(pool)
+    busy = [Worker(seed) for _ in range(min(workers, len(waiting)))]
+    try:
+        for worker in busy:
+            worker.give(waiting.pop(0))
+        _attend(busy, waiting, record)
+    finally:  # also after Ctrl-C
+        for worker in busy:
+            worker.end()
+
+
+def _attend(busy: list[Worker], waiting: list, record) -> None:
+    """Hear what the workers say, and give them more, until nothing is left."""
     while busy:
         ready = multiprocessing.connection.wait([w.pipe for w in busy], timeout=10.0)
         for worker in list(busy):
@@ -161,7 +177,12 @@ def in_processes(blocks: list, seed: int, workers: int, record) -> None:
                 kind, number = worker.at
                 worker.end()
                 block = next((b for b in worker.blocks if b[1] <= number < b[2]), worker.blocks[0])
-                fault = {"number": number, "what": said, "text": f"the process {said}", "script": ""}
+                fault = {
+                    "number": number,
+                    "what": said,
+                    "text": f"the process {said}",
+                    "script": "",
+                }
                 record({
                     "kind": kind, "first": block[1], "end": block[2], "compared": 0,
                     "faults": [fault], "seconds": 0.0,
@@ -180,7 +201,10 @@ def in_processes(blocks: list, seed: int, workers: int, record) -> None:
 
 def table(results: list[dict], kinds: list[str]) -> str:
     """Short tables: what was done, what it cost, what was found, and how to see one again."""
-    lines = ["| kind | numbers | compared with a tight solve | seconds | faults |", "|---|---|---|---|---|"]
+    lines = [
+        "| kind | numbers | compared with a tight solve | seconds | faults |",
+        "|---|---|---|---|---|",
+    ]
     for kind in kinds:
         own = [r for r in results if r["kind"] == kind]
         sums = [sum(r["end"] - r["first"] for r in own), sum(r["compared"] for r in own)]
@@ -224,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="KIND:NUMBER", help="do one number again")
     given = parser.parse_args(argv)
     prepare()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if given.only:
         return again(given.only, given.seed)
     kinds = given.kinds.split(",")

@@ -19,17 +19,36 @@ import numpy as np
 from fuzz_checks import KINDS, Done, Fault, Say, complaint, first_line
 
 import odeae
+from odeae import config
 
 TIMES = [0.0, 0.1, 0.5, 1.0]
+
+
+class Named(NamedTuple):
+    """An object of `names` that is made when it is needed."""
+
+    name: str
 
 
 class Call(NamedTuple):
     """A public function and the arguments of a call that succeeds."""
 
     name: str
-    function: Callable[..., Any]
+    function: Any
     arguments: dict[str, Any]
 
+    @property
+    def quick(self) -> bool:
+        """Whether it compiles nothing, or little."""
+        return bool(QUICK.match(self.name)) and not any(
+            isinstance(x, Named) for x in self.arguments.values()
+        )
+
+
+QUICK = re.compile(
+    "Spectrum|Autoencoder|SGD|Oja|Sanger|Hebb|.*Schedule|Problem|aligned_state|state_from_weights|"
+    "draw_weights|log_times|load|linear.(fixed|equiv|optimal)|landscape.critical|spectrum"
+)
 
 # What people pass, and what nobody should: (text, value). A text is code, for the script.
 HOSTILE = [
@@ -48,7 +67,8 @@ HOSTILE = [
     "(lambda: 1)", "(lambda t: -1.0)", "(lambda t: np.nan)", "(lambda t: 'x')", "range(3)",
     "iter([1.0])", "slice(3)", "Path('x.nc')", "'/nonexistent/x.nc'", "'.'", "'x' * 5000",
     "'a\\nb'", "spectrum", "network", "problem", "state", "theory", "runs", "odeae.SGD()",
-    "odeae.SGD", "odeae.Erf()", "odeae", "np", "np.tanh", "odeae.Status.OK", "[theory, runs]", "(1.0, 2.0)",
+    "odeae.SGD", "odeae.Erf()", "odeae", "np", "np.tanh", "odeae.Status.OK",
+    "[theory, runs]", "(1.0, 2.0)",
     "[0.0, 0.1, 0.1]", "[1.0, 0.0]", "[0.0, 5e-324]", "[0.0, 1e308]", "[1e-320, 1.0]",
     "other_problem", "other_state", "tied_state", "weights", "data", "data[:1]", "data.T",
     "data * np.nan", "data.astype(np.float32)", "data.tolist()", "np.asfortranarray(data)",
@@ -56,27 +76,47 @@ HOSTILE = [
 UNKNOWN = ["hidden", "K", "lr", "learning_rate", "std", "times", "colour", "verbose", "dim", "D"]
 
 
+class _Names(dict):
+    """What HOSTILE speaks of, made when it is asked for: some of it takes seconds to compile."""
+
+    def __missing__(self, name: str) -> Any:
+        if name not in _MADE:
+            raise KeyError(name)
+        self[name] = _MADE[name](self)
+        return self[name]
+
+
+def _random(n):
+    return np.random.default_rng(0).standard_normal((40, 12))
+
+
+_MADE: dict[str, Callable[[Any], Any]] = {
+    "spectrum": lambda n: odeae.Spectrum.spiked([1.0, 0.6], dim=12),
+    "network": lambda n: odeae.Autoencoder(2, "linear"),
+    "problem": lambda n: odeae.Problem(n["spectrum"], n["network"]),
+    "state": lambda n: odeae.random_state(n["problem"]),
+    "theory": lambda n: odeae.predict(n["problem"], n["state"], TIMES),
+    "runs": lambda n: odeae.simulate(n["problem"], n["state"], TIMES, runs=3, test_samples=5),
+    "data": _random,
+    "other_problem": lambda n: odeae.Problem(
+        odeae.Spectrum.spiked([1.0], dim=30), odeae.Autoencoder(1)
+    ),
+    "other_state": lambda n: odeae.random_state(n["other_problem"]),
+    "tied_state": lambda n: odeae.random_state(
+        odeae.Problem(n["spectrum"], odeae.Autoencoder(2, "linear", tied=True))
+    ),
+    "weights": lambda n: odeae.draw_weights(n["problem"], n["state"]),
+    "table": lambda n: odeae.sweep(build, {"lr": [0.5, 1.0], "seed": [0, 1]}, TIMES),
+    "dynamics": lambda n: odeae.mode_map(n["theory"]),
+    "one": lambda n: {"a": n["theory"]},
+}
+COMPILED = re.compile("theory|runs|table|dynamics")
+
+
 @lru_cache
-def names() -> dict[str, Any]:
-    """Objects that succeed, and the names that HOSTILE uses."""
-    spectrum = odeae.Spectrum.spiked([1.0, 0.6], dim=12)
-    network = odeae.Autoencoder(2, "linear")
-    problem = odeae.Problem(spectrum, network)
-    state = odeae.random_state(problem)
-    theory = odeae.predict(problem, state, TIMES)
-    data = np.random.default_rng(0).standard_normal((40, 12))
-    other = odeae.Problem(odeae.Spectrum.spiked([1.0], dim=30), odeae.Autoencoder(1))
-    tied = odeae.Problem(spectrum, odeae.Autoencoder(2, "linear", tied=True))
-    theory_runs = odeae.simulate(problem, state, TIMES, runs=3, test_samples=5)
-    return {
-        "odeae": odeae, "np": np, "jnp": jnp, "decimal": decimal, "fractions": fractions,
-        "Path": Path, "spectrum": spectrum, "network": network, "problem": problem, "state": state,
-        "theory": theory, "runs": theory_runs, "data": data, "other_problem": other,
-        "other_state": odeae.random_state(other), "tied_state": odeae.random_state(tied),
-        "weights": odeae.draw_weights(problem, state),
-        "table": _table(problem),
-        "dynamics": odeae.mode_map(theory),
-    }  # fmt: skip
+def names() -> _Names:
+    """One such namespace."""
+    return _Names(odeae=odeae, np=np, jnp=jnp, decimal=decimal, fractions=fractions, Path=Path)
 
 
 def build(lr, seed):
@@ -85,19 +125,10 @@ def build(lr, seed):
     return problem, odeae.random_state(problem, seed=seed)
 
 
-def _table(problem):
-    def own(lr, seed):
-        rule = odeae.SGD(lr=lr)
-        p = odeae.Problem(problem.spectrum, problem.autoencoder, rule)
-        return p, odeae.random_state(p, seed=seed)
-
-    return odeae.sweep(own, {"lr": [0.5, 1.0], "seed": [0, 1]}, TIMES)
-
-
 @lru_cache
 def calls() -> list[Call]:
-    n = names()
-    p, s, t, r, x = n["problem"], n["state"], n["theory"], n["runs"], n["data"]
+    n, t, r = names(), Named("theory"), Named("runs")
+    p, s, x = n["problem"], n["state"], n["data"]
     spectrum, network, w = n["spectrum"], n["network"], n["weights"]
     omega = np.diag(np.arange(12.0, 0.0, -1.0))
     A, B = np.ones((3, 2)), np.ones((2, 3))
@@ -125,7 +156,8 @@ def calls() -> list[Call]:
         "Problem": dict(spectrum=spectrum, autoencoder=network, rule=None, noise=0.0),
         "random_state": dict(problem=p, encoder_std=0.1, decoder_std=0.1, bias=0.0, seed=0),
         "aligned_state": dict(problem=p, encoder=1.0, decoder=1.0),
-        "state_from_weights": dict(problem=p, W=w.encoder, V=w.decoder, bias=None, output_bias=None),
+        "state_from_weights": dict(problem=p, W=w.encoder, V=w.decoder, bias=None,
+                                   output_bias=None),
         "draw_weights": dict(problem=p, state=s, seed=0),
         "predict": dict(problem=p, state=s, times=TIMES, rtol=1e-6, atol=None, throw=True,
                         solver=None, max_steps=None, densities=False, diffusion=False,
@@ -142,7 +174,7 @@ def calls() -> list[Call]:
                       chunk=None, workers=None, executor=None, progress=False),
         "log_times": dict(end=10.0, count=20, start=None, dim=None),
         "load": dict(path="/nonexistent/x.nc", group=None, activation=None, schedule=None),
-        "save_all": dict(path="/nonexistent/x.nc", trajectories={"a": t}, overwrite=False),
+        "save_all": dict(path="/nonexistent/x.nc", trajectories=Named("one"), overwrite=False),
         "mode_map": dict(trajectory=t, clean=False),
         "mode_map_of_weights": dict(problem=p, weights=w, clean=False),
         "estimate_mode_map": dict(samples=x, reconstructions=0.5 * x, basis=None, times=None,
@@ -177,7 +209,7 @@ def calls() -> list[Call]:
         "landscape.tied_flow": dict(W=np.eye(3), covariance=S, gradient="encoder"),
         "landscape.tied_energy": dict(W=np.eye(3), eigenvalue=1.0),
         "plot": dict(ax=None, labels=None, quantity=None, levels=True),
-        "plot_sweep": dict(dataset=n["table"], x="lr", y=None, ax=None, value=None, time=None,
+        "plot_sweep": dict(dataset=Named("table"), x="lr", y=None, ax=None, value=None, time=None,
                            select=None, mean=("seed",), levels=True),
         "plot_plateaus": dict(trajectory=t, ax=None, which=None, labels=True),
         "plot_mode_dynamics": dict(ax=None, labels=None, modes=None),
@@ -194,8 +226,11 @@ def calls() -> list[Call]:
     made = []
     for name, arguments in table.items():
         root, _, method = name.partition(".")
-        owner = {"problem": p, "spectrum": spectrum, "theory": t}.get(root, getattr(odeae, root, None))
-        function = getattr(owner, method) if method else owner
+        owner = {"problem": p, "spectrum": spectrum}.get(root, getattr(odeae, root, None))
+        if root == "theory":
+            function = Named(f"theory.{method}")
+        else:
+            function = getattr(owner, method) if method else owner
         if function is not None:
             made.append(Call(name, function, arguments))
     return made
@@ -213,9 +248,9 @@ SKIP = {
 }  # fmt: skip
 
 
-def draw(rng) -> tuple[Call, list[Any], dict[str, str], str | None]:
-    """A call, its positional arguments, those that are replaced (name → code), a foreign keyword."""
-    table = calls()
+def draw(rng, quick: bool = False) -> tuple[Call, list[Any], dict[str, str], str | None]:
+    """A call, its positional arguments, what is replaced (name → code), a foreign keyword."""
+    table = [call for call in calls() if call.quick or not quick]
     call = table[int(rng.integers(len(table)))]
     positional = list(POSITIONAL.get(call.name, []))
     places = [*call.arguments, *[f"*{i}" for i in range(len(positional))]]
@@ -224,22 +259,26 @@ def draw(rng) -> tuple[Call, list[Any], dict[str, str], str | None]:
     replaced = {}
     for place in map(str, chosen):
         pool = [h for h in HOSTILE if not ((call.name, place) in SKIP and h in COSTLY)]
+        pool = [h for h in pool if not (quick and COMPILED.search(h))]
         replaced[place] = str(rng.choice(pool))
     foreign = str(rng.choice(UNKNOWN)) if rng.random() < 0.05 else None
     return call, positional, replaced, foreign
 
 
-def bad(seed: int, numbers: list[int], say: Say) -> Done:
-    """Wrong arguments, one or two in a call; every eighth is a line of the shell."""
+def bad(seed: int, numbers: list[int], say: Say, quick: bool = False) -> Done:
+    """Wrong arguments, one or two in a call; every eighth is a line of the shell.
+
+    `quick`: only what needs next to no compilation, other draws than without.
+    """
     faults = []
     for number in numbers:
         say(number)
         rng = np.random.default_rng([seed, KINDS.index("bad"), number])
-        if number % 8 == 7:
+        if number % 8 == 7 and not quick:
             words = shell_line(rng)
             found, script = shell_faults(words), "odeae " + " ".join(map(repr, words))
         else:
-            call, positional, replaced, foreign = draw(rng)
+            call, positional, replaced, foreign = draw(rng, quick)
             changed = ", ".join(f"{name}={code}" for name, code in replaced.items())
             script = f"odeae.{call.name}({changed}{f', {foreign}=1' if foreign else ''}, …)"
             found = call_faults(call, positional, replaced, foreign)
@@ -250,16 +289,21 @@ def bad(seed: int, numbers: list[int], say: Say) -> Done:
 def call_faults(call, positional, replaced, foreign) -> Iterator[tuple[str, str]]:
     import matplotlib.pyplot as plt
 
-    values = {k: eval(code, dict(names())) for k, code in replaced.items()}  # of HOSTILE
+    values = {k: eval(code, {}, names()) for k, code in replaced.items()}  # of HOSTILE
     given = [names()[name] for name in positional]
     for i in range(len(given)):
         given[i] = values.pop(f"*{i}", given[i])
     arguments = call.arguments | values | ({foreign: 1} if foreign else {})
+    arguments = {k: names()[x.name] if isinstance(x, Named) else x for k, x in arguments.items()}
+    function = call.function
+    if isinstance(function, Named):
+        owner, method = function.name.split(".")
+        function = getattr(names()[owner], method)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):
             try:
-                result = call.function(*given, **arguments)
+                result = function(*given, **arguments)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
@@ -285,7 +329,11 @@ def _sane(name: str, result: Any) -> Iterator[tuple[str, str]]:
         yield "repr", f"repr of the result raises {first_line(error)}"
     status = getattr(result, "status", None)
     error = getattr(result, "error", None)
-    if status is not None and error is not None and name in ("predict", "ensemble", "simulate", "sweep"):
+    if (
+        status is not None
+        and error is not None
+        and name in ("predict", "ensemble", "simulate", "sweep")
+    ):
         ok = np.asarray(status) == 0
         lost = ~np.all(np.isfinite(np.asarray(error, float)), axis=-1)
         if np.any(ok & lost):
@@ -298,20 +346,25 @@ def _sane(name: str, result: Any) -> Iterator[tuple[str, str]]:
 
 TEXTS = [
     "", "x", "0", "-1", "1", "2", "1.5", "nan", "inf", "-inf", "1e400", "1e-400", "9" * 400, "2**3",
-    "1,2", "1, 2", "1;2", "1,,2", ",", "0.6,abc", "1e3", "1e9", "erf", "erff", "linear", "sgd", "oja",
-    "truncated", "cosine:1", "cosine:", "cosine:x", "step:1=0.5", "step:1", "step:=", "step:2=1,1=2",
+    "1,2", "1, 2", "1;2", "1,,2", ",", "0.6,abc", "1e3", "1e9", "erf", "erff", "linear", "sgd",
+    "oja", "truncated", "cosine:1", "cosine:", "cosine:x", "step:1=0.5", "step:1", "step:=",
+    "step:2=1,1=2",
     "power-law:1,1", "power-law:-1,1", "x.nc", "x.png", "x.csv", "/nonexistent/x.nc", ".", "~",
     "None", "true", "--", "-", "é", "\u202e", "a\nb", "1_000", "0x10", "1e5000", "１",
 ]  # fmt: skip
-FLAGS = (
-    "spikes dim bulk power-law data covariance eigenvalues n-spikes bins hidden activation gain noise "
-    "rule lr lr-encoder lr-decoder lr-bias weight-decay gradient schedule encoder-std decoder-std "
-    "initial-bias seed end start count times rtol atol max-steps members runs inputs test-samples "
-    "resume output plot plot-overlaps grid save store chunk"
-).split()
-SWITCHES = (
-    "tied bias output-bias truncated diffusion once overwrite json no-tied zip help version"
-).split()
+_SETTINGS = [
+    *config.COMMON,
+    *config.SOLVE,
+    *config.ENSEMBLE,
+    *config.RUNS,
+    *config.SWEEP,
+    *config.OUTPUT,
+]
+FLAGS = [
+    s.name for s in _SETTINGS if s.type is not bool and s.name not in ("dask", "slurm", "workers")
+]
+SWITCHES = [s.name for s in _SETTINGS if s.type is bool and s.name != "devices"]
+SWITCHES += ["json", "no-tied", "help", "version"]
 GRIDS = ["lr=0.5,1", "lr=", "lr", "=1", "lr=1:2:3", "lr=1:2:x", "lr=1:2:3:log", "seed=0:2", "x=1",
          "lr=0:1:3:log", "lr=nan", "seed=0.5", "activation=erf,linear", "lr=1,1", "hidden=1,2",
          "dim=12,1", "seed=0:100000000000"]  # fmt: skip
@@ -319,9 +372,20 @@ GRIDS = ["lr=0.5,1", "lr=", "lr", "=1", "lr=1:2:3", "lr=1:2:x", "lr=1:2:3:log", 
 
 def shell_line(rng) -> list[str]:
     """A command with some flags that are wrong; the rest keeps it small."""
-    command = str(rng.choice(["predict", "simulate", "compare", "sweep", "spectrum"], p=[0.4, 0.15, 0.1, 0.2, 0.15]))
+    command = str(
+        rng.choice(
+            ["predict", "simulate", "compare", "sweep", "spectrum"], p=[0.4, 0.15, 0.1, 0.2, 0.15]
+        )
+    )
     words = [command]
-    base = {"spikes": "1,0.6", "dim": "12", "hidden": "2", "activation": "linear", "end": "1", "count": "4"}
+    base = {
+        "spikes": "1,0.6",
+        "dim": "12",
+        "hidden": "2",
+        "activation": "linear",
+        "end": "1",
+        "count": "4",
+    }
     if command in ("simulate", "compare"):
         base |= {"runs": "3", "test-samples": "5"}
     if command == "sweep":
@@ -330,7 +394,9 @@ def shell_line(rng) -> list[str]:
         base = {"spikes": "1,0.6", "dim": "12"}
     for _ in range(int(rng.integers(1, 3))):
         flag = str(rng.choice(FLAGS if command != "spectrum" else FLAGS[:9]))
-        texts = [t for t in TEXTS if not (t == "1e9" and flag in ("count", "runs", "members", "bins"))]
+        texts = [
+            t for t in TEXTS if not (t == "1e9" and flag in ("count", "runs", "members", "bins"))
+        ]
         base[flag] = str(rng.choice(GRIDS if flag == "grid" else texts))
     for flag, text in base.items():
         words += [f"--{flag}", text] if rng.random() < 0.7 else [f"--{flag}={text}"]
@@ -378,7 +444,12 @@ def shell_faults(words: list[str]) -> Iterator[tuple[str, str]]:
             yield "shell: not one line", f"{len(said)} lines, {len(err.getvalue())} characters"
         elif found := re.search(r"Traceback|\bjax\.|\blax\.|ufunc|Tracer", said[0]):
             yield "shell: words", f"speaks of {found.group()!r}: {said[0][:120]}"
-    if code in (0, None) and "--json" in words and "--help" not in words and "--version" not in words:
+    if (
+        code in (0, None)
+        and "--json" in words
+        and "--help" not in words
+        and "--version" not in words
+    ):
         try:
             answer = json.loads(out.getvalue())
         except ValueError:

@@ -282,7 +282,9 @@ def draw(rng, shape: Shape, times: np.ndarray, rtol: float = 1e-6, small: int = 
             rates[name] = 0.0 if frozen else number(-3.0, 2.0, rates["lr"])
     if shape.bias and shape.rule not in LINEAR_RULES:
         rates["lr_bias"] = number(-3.0, 2.0, float(rng.choice([0.0, 1.0])))
-    decay = float(rng.choice([0.0, _log(rng, -4.0, -1.0), number(-6.0, 1.0, 0.0)], p=[0.5, 0.3, 0.2]))
+    decay = float(
+        rng.choice([0.0, _log(rng, -4.0, -1.0), number(-6.0, 1.0, 0.0)], p=[0.5, 0.3, 0.2])
+    )
     noise = 0.0 if rng.random() < 0.6 else number(-6.0, 3.0, float(rng.uniform(0.0, 1.0)))
     plain = shape.rule in LINEAR_RULES or not shape.tied
     gain = 1.0 if plain or rng.random() < 0.5 else _log(rng, -1.5, 1.5)
