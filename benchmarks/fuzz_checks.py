@@ -280,7 +280,7 @@ def sweep(seed: int, numbers: list[int], say: Say) -> Done:
             for what, text in _alone(c, problem, state, lane, times):
                 fault(what, text)
     if suspects:
-        moved = tight([(p, problems.perturbed(s, 1e-8, i)) for i, (p, s) in enumerate(made)])
+        moved = tight([(p, problems.perturbed(p, s, 1e-8, i)) for i, (p, s) in enumerate(made)])
         for i in suspects:
             c = block[i]
             gap, at = deviation(lanes[i], truths[i], times)
@@ -397,7 +397,7 @@ def _predicted(c: Configuration, variant: str) -> Iterator[tuple[str | None, str
             truth = of_trajectory(c, tight)
             gap, at = deviation(curve, truth, times)
             if gap > MANY * c.rtol:
-                start = problems.perturbed(state, 1e-8, 0)
+                start = problems.perturbed(problem, state, 1e-8, 0)
                 other = odeae.predict(problem, start, times, throw=False, max_steps=10_000, **TIGHT)
                 condition = deviation(of_trajectory(c, other), truth, times)[0] / 1e-8
                 what = "default ≠ tight" + (", ill-conditioned" if condition >= MANY else "")

@@ -186,17 +186,19 @@ def _log(rng, low, high):
 
 
 def times_of(rng, shape: Shape, longest: float = 9.0) -> np.ndarray:
-    """Times of a block: log-spaced, even, jittered, late, with gaps of a last bit, very long."""
+    """Times of a block: of a few kinds, also with gaps of a last bit, and very long ones."""
     kind = rng.choice(
-        ["log", "even", "jittered", "late", "gaps", "subnormal", "long", "short"],
-        p=[0.42, 0.1, 0.14, 0.06, 0.04, 0.04, 0.08, 0.12],
+        ["log", "plateau", "jittered", "late", "gaps", "subnormal", "long", "short"],
+        p=[0.37, 0.2, 0.14, 0.06, 0.03, 0.03, 0.09, 0.08],
     )
     end = _log(rng, -1.0, 2.7)
+    if kind == "plateau":
+        end = _log(rng, 1.5, 3.3)
     if kind == "long":
         end = _log(rng, 3.0, longest)
     if kind == "short":
         end = _log(rng, -8.0, -1.0)
-    if kind == "even":
+    if kind == "plateau":
         return np.linspace(0.0, end, TIMES)
     if kind == "jittered":
         return np.concatenate([[0.0], np.sort(rng.uniform(0.0, end, TIMES - 1))])
@@ -248,7 +250,9 @@ def _schedule(rng, kind: str | None, times: np.ndarray) -> tuple | None:
 
 def draw(rng, shape: Shape, times: np.ndarray, rtol: float = 1e-6, small: int = 0) -> Configuration:
     """Draw the numbers of a configuration; `small` > 0: at that dimension, with tame numbers."""
-    wild = bool(rng.random() < 0.65) and not small
+    # Large starts decay and may regrow, tiny entries leave plateaus: both need tame numbers.
+    mood = str(rng.choice(["tame", "wild", "large", "tiny"], p=[0.2, 0.5, 0.15, 0.15]))
+    wild = mood == "wild" and not small
     K = shape.hidden
 
     def sometimes(often: float, value, otherwise):
@@ -260,11 +264,13 @@ def draw(rng, shape: Shape, times: np.ndarray, rtol: float = 1e-6, small: int = 
     start = str(rng.choice(["random", "weights", "aligned", "zero"], p=[0.6, 0.1, 0.25, 0.05]))
     if small and start == "zero":
         start = "random"
+    if mood == "tiny" and start != "zero":
+        start = "aligned"
     if start == "aligned" and shape.spikes < K:
         start = "random"
     wide = int(_log(rng, 2.0, 12.0))
     if start == "weights":
-        wide = int(rng.integers(shape.width, 60))
+        wide = 30  # one size: states of weights compile for each
     if small:
         wide = (small - shape.spikes) // max(1, len(shape.bins))
     multiplicity = [m or max(wide, shape.width) for m in shape.bins]
@@ -290,6 +296,8 @@ def draw(rng, shape: Shape, times: np.ndarray, rtol: float = 1e-6, small: int = 
     gain = 1.0 if plain or rng.random() < 0.5 else _log(rng, -1.5, 1.5)
 
     def deviation():
+        if mood in ("large", "tiny"):
+            return _log(rng, 0.0, 1.0) if mood == "large" else _log(rng, -20.0, 0.0)
         return sometimes(0.5, lambda: _log(rng, -30.0, 1.0), lambda: _log(rng, -3.0, 0.5))
 
     if start == "zero":
@@ -335,14 +343,21 @@ def descends(c: Configuration) -> bool:
     return c.weight_decay == 0.0 and rule in ("sgd",)
 
 
-def perturbed(state: odeae.State, size: float, seed: int) -> odeae.State:
+def perturbed(problem: odeae.Problem, state: odeae.State, size: float, seed: int) -> odeae.State:
     """The state with every number moved by a relative `size`."""
-    import jax
+    rng, gain = np.random.default_rng(seed), np.asarray(problem.autoencoder.gain)
 
-    rng = np.random.default_rng(seed)
-    leaves, kind = jax.tree.flatten(state)
-    moved = [np.asarray(x) * (1.0 + size * rng.choice([-1.0, 1.0], np.shape(x))) for x in leaves]
-    return jax.tree.unflatten(kind, moved)
+    def moved(x):
+        return None if x is None else x * (1.0 + size * rng.choice([-1.0, 1.0], np.shape(x)))
+
+    def rows(part):
+        u = moved(part.decoder)
+        w = gain * u if problem.autoencoder.tied else moved(part.encoder)
+        return odeae.Modes(w, u, moved(part.output))
+
+    return dataclasses.replace(
+        state, spikes=rows(state.spikes), bulk=rows(state.bulk), bias=moved(state.bias)
+    )
 
 
 def with_times(c: Configuration, times) -> Configuration:
