@@ -26,10 +26,10 @@ from pathlib import Path
 # programs are shared by: the blocks of one residue are done by one process.
 SHARES = {
     "sweep": 0.70,
-    "predict": 0.12,
+    "predict": 0.14,
     "bad": 0.12,
-    "files": 0.025,
-    "simulate": 0.02,
+    "files": 0.01,
+    "simulate": 0.015,
     "oracle": 0.015,
 }
 SIZES = {"sweep": 64}
@@ -70,7 +70,7 @@ def family(kind: str, first: int) -> tuple:
     from fuzz_problems import SHAPES
 
     if kind in ("sweep", "predict"):
-        return kind, first // SIZES.get(kind, FEW) % len(SHAPES)
+        return "shape", first // SIZES.get(kind, FEW) % len(SHAPES)
     return kind, first // FEW % 6 if kind in ("simulate", "oracle", "bad") else 0
 
 

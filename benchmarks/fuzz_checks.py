@@ -128,6 +128,8 @@ def curve_faults(c: Configuration, problem: Any, curve: Curve) -> Iterator[tuple
     if status == 0 and abs(curve.stop_time - times[-1]) > 1e-307:
         yield "stop_time", f"ok, but stop_time is {curve.stop_time} and not {times[-1]}"
     reached = (times <= curve.stop_time) | (status == 0)
+    if status == odeae.Status.UNRESOLVED and curve.stop_time == 0.0:
+        reached[:] = False  # nothing was resolved, not even the start
     for name in ("error", "excess", "clean"):
         values = getattr(curve, name)
         if not np.all(np.isfinite(values[reached])):
@@ -135,7 +137,7 @@ def curve_faults(c: Configuration, problem: Any, curve: Curve) -> Iterator[tuple
             what = "NaN with status ok" if status == 0 else "NaN before stop_time"
             yield what, f"{name} is NaN at {at:.6g}, status {status}, stopped {curve.stop_time:.6g}"
             return
-        if not np.all(np.isnan(values[~reached])):
+        if not np.all(np.isnan(values[~reached & (times > curve.stop_time)])):
             yield "finite beyond a failure", f"{name} after {curve.stop_time:.6g}, status {status}"
     pca = float(problem.spectrum.pca_error(c.shape.hidden))
     slack = ROUNDING * np.maximum(curve.scale[reached], pca)
@@ -712,7 +714,7 @@ def no_stray_traceback() -> Iterator[list[str]]:
     try:
         yield stray
     finally:
-        gc.collect()
+        gc.collect(0)
         sys.unraisablehook = before
 
 
