@@ -46,8 +46,8 @@ class Call(NamedTuple):
 
 
 QUICK = re.compile(
-    "Spectrum|Autoencoder|SGD|Oja|Sanger|Hebb|.*Schedule|Problem|aligned_state|state_from_weights|"
-    "draw_weights|log_times|load|linear.(fixed|equiv|optimal)|landscape.critical|spectrum"
+    "Spectrum|Autoencoder|SGD|Oja|Sanger|Hebb|.*Schedule|Problem|"
+    "log_times|load|linear.(fixed|equiv|optimal)|landscape.critical|spectrum"
 )
 
 # What people pass, and what nobody should: (text, value). A text is code, for the script.
