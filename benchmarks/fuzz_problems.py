@@ -297,7 +297,9 @@ def draw(rng, shape: Shape, times: np.ndarray, rtol: float = 1e-6, small: int = 
 
     def deviation():
         if mood in ("large", "tiny"):
-            return _log(rng, 0.0, 1.0) if mood == "large" else _log(rng, -20.0, 0.0)
+            return (
+                _log(rng, 0.0, 1.0) if mood == "large" else _log(rng, -6.0 if small else -20.0, 0.0)
+            )
         return sometimes(0.5, lambda: _log(rng, -30.0, 1.0), lambda: _log(rng, -3.0, 0.5))
 
     if start == "zero":
