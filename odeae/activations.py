@@ -12,7 +12,7 @@ import numpy as np
 from jax.scipy.special import erf, ndtr
 from jaxtyping import Float
 
-from odeae.checks import array, scalar
+from odeae.checks import array, raised, scalar
 from odeae.checks import covariance as check_covariance
 from odeae.contractions import diagonal
 from odeae.gaussian import (
@@ -27,7 +27,7 @@ from odeae.gaussian import (
 )
 from odeae.named import itself, portable_state
 from odeae.precision import Real, float64, in_float64, is_traced
-from odeae.words import explains_arguments, one_of
+from odeae.words import explains_arguments, one_of, shortened
 
 
 class Averages(NamedTuple):
@@ -307,7 +307,7 @@ class Quadrature(AbstractActivation):
 
     def __check_init__(self):
         if not callable(self.fn):
-            raise ValueError(f"`fn` must be an elementwise JAX function, got {self.fn!r}")
+            raise ValueError(f"`fn` must be an elementwise JAX function, got {shortened(self.fn)}")
         scalar("scale", self.scale, above=0.0)
         scalar("q_max", self.q_max, above=0.0)
         try:
@@ -452,7 +452,7 @@ class Quadrature(AbstractActivation):
         except Exception as error:
             raise ValueError(
                 "`fn` must be an elementwise JAX function that can be differentiated three times; "
-                f"calling it raised {type(error).__name__}: {error}"
+                f"{raised(error)}"
             ) from error
         if values.shape != (4, flat.size):
             raise ValueError("`fn` must act elementwise, but it changes the shape of its input")
@@ -490,6 +490,23 @@ def activation(name: str) -> AbstractActivation:
     if name in CLOSED_FORMS:
         return CLOSED_FORMS[name]()
     return Quadrature(NAMED_FUNCTIONS[name])
+
+
+def as_activation(value: Any) -> AbstractActivation:
+    """Return an activation, or the one of a name; raises `ValueError` for anything else."""
+    if isinstance(value, AbstractActivation):
+        return value
+    if isinstance(value, str):
+        return activation(value)
+    if isinstance(value, type) and issubclass(value, AbstractActivation):
+        made = "Quadrature(fn)" if issubclass(value, Quadrature) else f"{value.__name__}()"
+        raise ValueError(
+            f"`activation` must be an activation, got the class {value.__name__}; write {made}"
+        )
+    raise ValueError(
+        "`activation` must be a name or an activation such as odeae.Erf(), got "
+        f"{shortened(value)}; for a function use odeae.Quadrature(fn)"
+    )
 
 
 def _views(Q, b):
@@ -592,7 +609,7 @@ def _nonlinear_overlap_jvp(primals, tangents):
 def _pair(activation, C, i, j):
     """Averages of the pair (x_i, x_j) of a covariance C, as a problem of two neurons."""
     indices = np.array([i, j])
-    return activation.averages(C[indices[:, None], indices])
+    return as_activation(activation).averages(C[indices[:, None], indices])
 
 
 def _covariance(C, n):

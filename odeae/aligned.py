@@ -27,7 +27,7 @@ from odeae.activations import (
     overlap,
 )
 from odeae.autoencoder import Autoencoder
-from odeae.checks import array, numbers, save_times, scalar, whole
+from odeae.checks import array, flag, numbers, save_times, scalar, whole
 from odeae.contractions import diagonal
 from odeae.equations import is_huge
 from odeae.excess import excess_error
@@ -43,7 +43,7 @@ from odeae.spectrum import leading_modes
 from odeae.state import Modes, State, total_overlaps
 from odeae.step_control import ROUNDING_IMPLICIT, SMALLEST, StepControl
 from odeae.trajectory import Status
-from odeae.words import counted, explains_arguments
+from odeae.words import counted, explains_arguments, shortened
 
 
 class Moments(NamedTuple):
@@ -270,6 +270,7 @@ def predict_aligned(
     spectrum, hidden = sizes(problem)
     check_invariant(problem)
     times = save_times(times)
+    throw = flag("throw", throw)
     rtol = scalar("rtol", rtol, above=0.0)
     if not is_traced(rtol) and rtol > 0.1:
         raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
@@ -310,8 +311,8 @@ def check_invariant(problem: Problem) -> None:
     what = "several neurons" if hidden > 1 else "an output bias"
     raise ValueError(
         f"the aligned ansatz with {what} needs an activation of zero mean output (odd, such as "
-        f"erf, linear, tanh), got {network.activation!r}, whose neurons pull decoders off their "
-        "components; use predict(problem, aligned_state(problem), times)"
+        f"erf, linear, tanh), got {shortened(network.activation)}, whose neurons pull decoders "
+        "off their components; use predict(problem, aligned_state(problem), times)"
     )
 
 
@@ -475,6 +476,6 @@ def residual(problem: Problem, state: State) -> Float[Real, ""]:
     ½ ρ̃ (1 − y/arcsin y), y = q/(1 + q), q = ρ̃ α². It vanishes only where the encoder spans the
     leading components and nothing non-linear is left. Source: docs/theory.md §8.
     """
-    network, best = problem.autoencoder, best_decoder(problem, state)
+    best, network = best_decoder(problem, state), problem.autoencoder
     leading = leading_modes(problem.spectrum, network.hidden)
     return excess_error(network, problem.inputs, leading, best.unknowns())

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.activations import AbstractActivation, Quadrature, activation
+from odeae.activations import AbstractActivation, as_activation
 from odeae.checks import described, flag, scalar, whole
 from odeae.precision import Real, in_float64, is_traced
 from odeae.state import Modes
-from odeae.words import explains_arguments
+from odeae.words import explains_arguments, shortened
 
 
 class Weights(NamedTuple):
@@ -59,11 +59,11 @@ class Autoencoder(eqx.Module):
     ):
         if isinstance(hidden, str | AbstractActivation):
             raise ValueError(
-                f"`hidden`, the number of neurons, must come first, got {hidden!r}; write "
+                f"`hidden`, the number of neurons, must come first, got {shortened(hidden)}; write "
                 "Autoencoder(hidden, activation)"
             )
         self.hidden = whole("hidden", hidden)
-        self.activation = _activation(activation)
+        self.activation = as_activation(activation)
         self.tied = flag("tied", tied)
         self.bias = flag("bias", bias, "its start is the state's")
         hint = "state_from_weights sets its start, which is 0 otherwise"
@@ -117,19 +117,3 @@ class Autoencoder(eqx.Module):
 
 def _matrix(part):
     return part if part.ndim == 2 else part[:, None]
-
-
-def _activation(value: Any) -> AbstractActivation:
-    if isinstance(value, AbstractActivation):
-        return value
-    if isinstance(value, str):
-        return activation(value)
-    if isinstance(value, type) and issubclass(value, AbstractActivation):
-        made = "Quadrature(fn)" if issubclass(value, Quadrature) else f"{value.__name__}()"
-        raise ValueError(
-            f"`activation` must be an activation, got the class {value.__name__}; write {made}"
-        )
-    raise ValueError(
-        f"`activation` must be a name or an activation such as odeae.Erf(), got {value!r}; for a "
-        "function use odeae.Quadrature(fn)"
-    )

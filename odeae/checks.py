@@ -4,11 +4,14 @@ import dataclasses
 import operator
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from odeae.precision import Real, as_float, is_traced
+from odeae.words import shortened
 
 
 def scalar(
@@ -61,11 +64,28 @@ def numbers(name: str, value: Any) -> Real:
         if np.asarray(value).dtype.kind in "cSUmM":
             raise TypeError
         return as_float(value)
+    except OverflowError as error:
+        raise ValueError(
+            f"`{name}` must be within the numbers of double precision, up to 1.8e308, got "
+            f"{shortened(value)}"
+        ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         path = isinstance(value, str) and value.rpartition(".")[2].isalpha() and "." in value
         hint = "; read the file first, as by numpy.load" if path else ""
         hint = "; pass its .detach().cpu().numpy()" if hasattr(value, "detach") else hint
-        raise ValueError(f"`{name}` must hold real numbers, got {_short(value)}{hint}") from error
+        raise ValueError(
+            f"`{name}` must hold real numbers, got {shortened(value)}{hint}"
+        ) from error
+
+
+def broadcast(**values: Real) -> list[Real]:
+    """Return arrays, given by their names, of the one shape that they broadcast to."""
+    try:
+        shape = np.broadcast_shapes(*(value.shape for value in values.values()))
+    except ValueError as error:
+        shapes = ", ".join(f"`{name}` {value.shape}" for name, value in values.items())
+        raise ValueError(f"shapes must broadcast to one, got {shapes}") from error
+    return [jax.numpy.broadcast_to(value, shape) for value in values.values()]
 
 
 def covariance(name: str, value: Any) -> Real:
@@ -114,30 +134,73 @@ def whole(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1)
     except TypeError:
         number = int(value) if isinstance(value, float) and value.is_integer() else None
     if number is None or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be a whole number, got {_short(value)}")
+        raise ValueError(f"`{name}` must be a whole number, got {shortened(value)}")
     if number < at_least:
-        raise ValueError(f"`{name}` must be at least {at_least}, got {number}")
+        raise ValueError(f"`{name}` must be at least {at_least}, got {shortened(number)}")
     if number > at_most:
-        raise ValueError(f"`{name}` must be at most {at_most}, got {_short(number)}")
+        raise ValueError(f"`{name}` must be at most {at_most}, got {shortened(number)}")
     return number
 
 
-def close(a: Real, b: Real) -> bool:
-    """Whether two arrays agree to 1e-9 of their largest entry, which turning a basis may cost."""
-    return bool(np.all(np.abs(a - b) <= 1e-9 * np.max(np.abs(b), initial=0.0)))
+def wholes(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1) -> list[int]:
+    """Return `value`, whatever can be gone through, as a list of ints within their bounds."""
+    plain = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    if not plain or getattr(value, "ndim", 1) == 0:
+        raise ValueError(f"`{name}` must be a list of whole numbers, got {shortened(value)}")
+    return [whole(name, one, at_least=at_least, at_most=at_most) for one in value]
+
+
+def grain_of(*values: Any) -> float:
+    """Relative rounding of the numbers as they were given, of the coarsest of them.
+
+    That of float64 for integers, tracers and what is no array of numbers.
+    """
+    coarsest = float(np.finfo(float).eps)
+    for value in values:
+        try:
+            kind = np.dtype(float) if is_traced(value) else np.asarray(value).dtype
+        except (TypeError, ValueError, RuntimeError):
+            continue  # what they are is said by those who read them
+        if jax.numpy.issubdtype(kind, np.floating):  # NumPy doesn't know bfloat16 for one
+            coarsest = max(coarsest, float(jax.numpy.finfo(kind).eps))
+    return coarsest
+
+
+def close(a: Real, b: Real, grain: float = 0.0) -> bool:
+    """Whether two arrays agree to 1e-9 of their largest entry, which turning a basis may cost.
+
+    `grain`: their `grain_of` as they were given; where it is coarser, ten times that is allowed.
+    """
+    bound = max(1e-9, 10.0 * grain)
+    return bool(np.all(np.abs(a - b) <= bound * np.max(np.abs(b), initial=0.0)))
 
 
 def flag(name: str, value: Any, hint: str | None = None) -> bool:
     """Return `value` as a bool, which it must be: 0.5 or "no" would count as true."""
     if not isinstance(value, bool | np.bool_):
         hint = f"; {hint}" if hint else ""
-        raise ValueError(f"`{name}` must be True or False, got {_short(value)}{hint}")
+        raise ValueError(f"`{name}` must be True or False, got {shortened(value)}{hint}")
     return bool(value)
+
+
+def raised(error: Exception) -> str:
+    """What came of it when JAX called a user's function, in one line, and what to do about it."""
+    name, line = type(error).__name__, (str(error).splitlines() or [""])[0]
+    unknown = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+    if isinstance(error, unknown):
+        return f"calling it raised {name}: write it with jax.numpy, jnp.where instead of `if`"
+    return f"calling it raised {name}{': ' if line else ''}{line}"
+
+
+# A solver's first steps are tiny parts of the last time. XLA takes numbers below 2.2e-308 for 0,
+# and a step of 0 makes NaN.
+_SHORTEST = 1e-290
 
 
 def save_times(times: Any) -> Real:
     """Return increasing, non-negative, finite times (steps/D) as a float64 array (T,)."""
     if np.ndim(times) == 0 and not is_traced(times) and isinstance(times, int | float | np.number):
+        times = scalar("times", times)
         raise ValueError(
             f"`times` must be a list of times (steps/D), got the number {times:g}; write "
             f"np.linspace(0, {times:g}, 101), or odeae.log_times({times:g}) for a logarithmic axis"
@@ -149,6 +212,11 @@ def save_times(times: Any) -> Real:
         return values
     if values[0] < 0:
         raise ValueError(f"`times` must not be negative, got {values[0]:g} at index 0")
+    if 0 < values[-1] < _SHORTEST:
+        raise ValueError(
+            f"`times` must end at {_SHORTEST:g} at least (or at 0), got {values[-1]:g}: the steps "
+            "of a solver would be below the smallest numbers of double precision"
+        )
     step = np.diff(values)
     if np.any(step <= 0):
         i = int(np.argmax(step <= 0))
@@ -188,8 +256,3 @@ def shown(x: Any) -> str:
 def _shape(shape) -> str:
     sizes = ["any" if n is None else str(n) for n in shape]
     return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from odeae.words import nearest, one_of
+from odeae.words import nearest, one_of, shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,11 +187,13 @@ def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
             hint = f": put it under [{home}]" if home else nearest(section, known)
             raise ValueError(f"{path}: unknown section [{section}]{hint}")
         if not isinstance(table, dict):
-            raise ValueError(f"{path}: {section} must be a section, [{section}], got {table!r}")
+            raise ValueError(
+                f"{path}: {section} must be a section, [{section}], got {shortened(table)}"
+            )
         for key, value in table.items():
             if key not in known[section]:
                 hint = nearest(key, known[section])
-                raise ValueError(f"{path}: unknown key {key!r} in [{section}]{hint}")
+                raise ValueError(f"{path}: unknown key {shortened(key)} in [{section}]{hint}")
             value = _typed(known[section][key], value, path)
             if (section, key) in used:
                 values[key] = value
@@ -205,7 +207,7 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
         if isinstance(value, dict):
             return value
         table = f"[{setting.section}.{setting.key}]"
-        raise ValueError(f"{path}: {setting.key} must be a table, {table}, got {value!r}")
+        raise ValueError(f"{path}: {setting.key} must be a table, {table}, got {shortened(value)}")
     integer = isinstance(value, int) and not isinstance(value, bool)
     good = {
         int: integer or (isinstance(value, float) and value.is_integer()),
@@ -217,7 +219,7 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
         want = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise ValueError(
             f"{path}: `{setting.key}` in [{setting.section}] must be {want[setting.type]}, got "
-            f"{value!r}"
+            f"{shortened(value)}"
         )
     return setting.type(value)
 
@@ -234,9 +236,11 @@ def _pairs(setting: Setting, texts: list[str]) -> dict[str, str]:
             name, equal, value = part.partition("=")
             key = name.strip().replace("-", "_")
             if not (key and equal):
-                raise ValueError(f"--{setting.name} must be {setting.metavar}, got {part!r}")
+                raise ValueError(
+                    f"--{setting.name} must be {setting.metavar}, got {shortened(part)}"
+                )
             if key in pairs:
-                raise ValueError(f"--{setting.name} gives {key!r} twice")
+                raise ValueError(f"--{setting.name} gives {shortened(key)} twice")
             pairs[key] = value.strip()
     return pairs
 
@@ -246,8 +250,10 @@ def numbers(name: str, value: Any) -> list[float]:
     parts = value.replace(",", " ").split() if isinstance(value, str) else value
     try:
         return [float(part) for part in parts]
-    except (TypeError, ValueError):
-        raise ValueError(f"`{name}` must be numbers such as 1,0.6,0.3, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"`{name}` must be numbers such as 1,0.6,0.3, got {shortened(value)}"
+        ) from None
 
 
 # What each source of a spectrum takes beside itself.
@@ -347,14 +353,14 @@ def build_schedule(text: str | None) -> Any:
         pairs = [part.partition("=") for part in rest.split(",")]
         if not all(equal for _, equal, _ in pairs):
             raise ValueError(
-                f"`schedule` must be like step:50=0.1,100=0.01 (time=factor), got {text!r}"
+                f"`schedule` must be like step:50=0.1,100=0.01 (time=factor), got {shortened(text)}"
             )
         times, factors = ([pair[i] for pair in pairs] for i in (0, 2))
         return StepSchedule(numbers("schedule", times), numbers("schedule", factors))
     given = numbers("schedule", rest)
     if len(given) not in (1, 2):
         want = "cosine:END or cosine:END,FINAL" if kind == "cosine" else "power-law:EXPONENT,START"
-        raise ValueError(f"`schedule` must be like {want}, got {text!r}")
+        raise ValueError(f"`schedule` must be like {want}, got {shortened(text)}")
     return CosineSchedule(*given) if kind == "cosine" else PowerLawSchedule(*given)
 
 
@@ -403,7 +409,7 @@ def build_grid(values: dict[str, Any]) -> dict[str, list]:
     grid = {}
     for name, given in values["grid"].items():
         if name not in SWEPT:
-            raise ValueError(f"can't sweep {name!r}{nearest(name, SWEPT)}")
+            raise ValueError(f"can't sweep {shortened(name)}{nearest(name, SWEPT)}")
         grid[name] = _swept(SWEPT[name], given)
     return grid
 
@@ -417,7 +423,7 @@ def _swept(setting: Setting, given: Any) -> list:
             if len(parts) > 4 or (len(parts) == 4 and parts[3] != "log"):
                 raise ValueError(
                     f"a range of `{setting.key}` must be FROM:TO:COUNT, FROM:TO:COUNT:log or, of "
-                    f"whole numbers, FROM:TO, got {given!r}"
+                    f"whole numbers, FROM:TO, got {shortened(given)}"
                 )
             keys = ("from", "to", "count", "log")
             given = dict(zip(keys, parts[:3], strict=False)) | {"log": len(parts) == 4}
@@ -428,7 +434,9 @@ def _swept(setting: Setting, given: Any) -> list:
         return _range(setting, given)
     if not isinstance(given, list):
         table = " or a table with from, to and count" if numeric else ""
-        raise ValueError(f"`{setting.key}` must be swept over a list{table}, got {given!r}")
+        raise ValueError(
+            f"`{setting.key}` must be swept over a list{table}, got {shortened(given)}"
+        )
     if not given:
         raise ValueError(f"`{setting.key}` must be swept over at least one value, got none")
     return [_value(setting, value) for value in given]
@@ -462,7 +470,7 @@ def _value(setting: Setting, value: Any) -> Any:
     except (AttributeError, KeyError, TypeError, ValueError):
         want = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts"}
         raise ValueError(
-            f"`{setting.key}` must be swept over {want[setting.type]}, got {value!r}"
+            f"`{setting.key}` must be swept over {want[setting.type]}, got {shortened(value)}"
         ) from None
 
 
@@ -478,7 +486,9 @@ def _range(setting: Setting, table: dict[str, Any]) -> list:
     if missing := [key for key in needed if key not in table]:
         raise ValueError(f"a range of `{name}` must say {', '.join(missing)} as well")
     if not isinstance(log, bool):
-        raise ValueError(f"`log` of the range of `{name}` must be true or false, got {log!r}")
+        raise ValueError(
+            f"`log` of the range of `{name}` must be true or false, got {shortened(log)}"
+        )
     if integer and (log or "count" in table):
         raise ValueError(
             f"a range of `{name}` holds every whole number from … to: give a list for fewer"

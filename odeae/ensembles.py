@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from odeae.checks import whole
+from odeae.checks import flag, whole
 from odeae.initial import random_state
 from odeae.precision import in_float64, is_traced
 from odeae.prediction import predict
@@ -67,6 +67,7 @@ def ensemble(
     """
     members = whole("members", members)
     seed = whole("seed", seed, at_least=0, at_most=2**63 - members)
+    densities, diffusion = flag("densities", densities), flag("diffusion", diffusion)
     options = {
         "rtol": rtol, "atol": atol, "solver": solver, "max_steps": max_steps,
         "densities": densities, "diffusion": diffusion, "throw": False,

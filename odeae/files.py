@@ -1,12 +1,16 @@
 """Files are whole or not there, and say by a checksum whether they are still what was written."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from odeae.words import shortened
 
 ENDINGS = (".nc", ".csv")  # of what trajectories are saved as
 
@@ -15,12 +19,28 @@ _SEAL = re.compile(rb"\nodeae sha256 ([0-9a-f]{64})\n")
 _SEAL_LENGTH = len("\nodeae sha256 \n") + 64
 
 
+def as_path(name: str, value: Any) -> Path:
+    """Return `value` as a path; raise `ValueError` for what can't be the name of a file."""
+    try:
+        path = Path(value)
+    except TypeError as error:
+        raise ValueError(f"`{name}` must be the name of a file, got {shortened(value)}") from error
+    try:
+        path.stat()
+    except ValueError as error:  # a text that no system takes
+        raise ValueError(f"`{name}` must be the name of a file, got {shortened(value)}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"`{name}` is too long: {shortened(str(value))}") from error
+    return path
+
+
 def check_ending(path: str | os.PathLike, endings: Sequence[str] = ENDINGS) -> Path:
     """Return `path` if its name ends in one of `endings`, such as (".nc", ".csv"), in any case.
 
     Raises `ValueError` for any other, naming them.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if path.suffix.lower() not in endings:
         raise ValueError(f"output {str(path)!r} must end in {' or '.join(endings)}")
     return path
@@ -32,7 +52,7 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> Path:
     Raises `FileExistsError` for an existing file unless `overwrite`, `FileNotFoundError` for a
     missing folder, `IsADirectoryError` and `PermissionError` for what can't be written.
     """
-    path = Path(path)
+    path = as_path("path", path)
     folder = path.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"output folder {str(folder)!r} does not exist; create it first")

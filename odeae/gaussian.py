@@ -12,6 +12,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Float
 
+from odeae.checks import broadcast, numbers
 from odeae.precision import Real, in_float64
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
@@ -213,7 +214,7 @@ def bvn_cdf(
 
     Source: Owen (1956) and Plackett's identity; docs/theory.md §3.
     """
-    h, k, r = jnp.broadcast_arrays(*(jnp.asarray(x, jnp.float64) for x in (h, k, r)))
+    h, k, r = broadcast(h=numbers("h", h), k=numbers("k", k), r=numbers("r", r))
     h, k = jnp.clip(h, -_FAR, _FAR), jnp.clip(k, -_FAR, _FAR)  # ±∞ without ∞ − ∞
     o = safe_sqrt((1.0 - r) * (1.0 + r))
     excess = bvn_excess(

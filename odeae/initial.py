@@ -8,7 +8,7 @@ import numpy as np
 from jax.extend.random import threefry2x32_p
 
 from odeae.autoencoder import Autoencoder, Weights
-from odeae.checks import array, close, numbers, scalar, whole
+from odeae.checks import array, close, grain_of, numbers, scalar, whole
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, check_state, sizes
 from odeae.spectrum import bulk_rows
@@ -168,12 +168,13 @@ def check_weights(
     """
     (spectrum, hidden), network = sizes(problem), problem.autoencoder
     shape = (hidden, spectrum.dim)
+    grain = grain_of(W, V)
     V = array("V", V, shape)
     if network.tied:
         encoder = network.gain * V / np.sqrt(spectrum.dim)
         if W is not None:
             W = array("W", W, shape)
-            if not is_traced((W, encoder)) and not close(W, encoder):
+            if not is_traced((W, encoder)) and not close(W, encoder, grain):
                 raise ValueError("`W` must be None for tied weights, which are gain V/√D")
         W = encoder if W is None else W  # runs that go on keep theirs, to the last bit
     else:

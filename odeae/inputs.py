@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from odeae.checks import numbers, whole
+from odeae.files import as_path
+from odeae.words import shortened
 
 _READERS = (".npy", ".npz", ".csv", ".txt")
 
@@ -33,7 +35,8 @@ def read_array(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
     Example:
         `read_array("faces.npz:train")`
     """
-    whole, path = str(path), Path(path)
+    path = as_path("path", path)
+    whole = str(path)
     if key is None and not path.is_file() and ".npz:" in whole:
         file, _, key = whole.rpartition(":")
         path = Path(file)
@@ -50,7 +53,7 @@ def read_array(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
                 if key is None and len(names) == 1:
                     key = names[0]
                 if key not in names:
-                    got = "" if key is None else f", got {key!r}"
+                    got = "" if key is None else f", got {shortened(key)}"
                     raise ValueError(
                         f"it holds the arrays {', '.join(names)}: choose one of them, as "
                         f"{path.name}:{names[0]}{got}"
@@ -158,8 +161,9 @@ def _table(name: str, x: Any) -> np.ndarray:
         for row, value in enumerate(column):
             if not isinstance(value, Real | np.bool_):
                 raise ValueError(
-                    f"`{name}` must hold real numbers, got {value!r} in column {label!r}, row "
-                    f"{row}: drop such columns or rows, or turn them into numbers"
+                    f"`{name}` must hold real numbers, got {shortened(value)} in column "
+                    f"{shortened(label)}, row {row}: drop such columns or rows, or turn them "
+                    "into numbers"
                 )
     return values.astype(float)
 

@@ -9,17 +9,16 @@ Components are counted from 0 at the largest eigenvalue. Source: docs/theory.md 
 
 import itertools
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.checks import array, scalar, whole
+from odeae.checks import array, scalar, whole, wholes
 from odeae.checks import covariance as check_covariance
 from odeae.precision import Real, in_float64, is_traced
-from odeae.words import one_of
+from odeae.words import one_of, shortened
 
 MOST = 1_000_000  # critical points in one list
 
@@ -205,12 +204,12 @@ def _pair(values, inside, hidden, pair) -> tuple[int | None, int]:
         pair = (inside[-1], out[0]) if out else (0, 0)
         if not out or pair[0] < pair[1]:
             raise ValueError("`components` must be a saddle: from the minimum no way leads down")
-    j, k = pair
-    valid = k in out and (free if j is None else j in inside and k < j)
-    if not valid:
+    j, k = pair if isinstance(pair, tuple | list) and len(pair) == 2 else (-1, -1)
+    j, k = (one if one is None else whole("pair", one, at_least=-1) for one in (j, k))
+    if k is None or k not in out or not (free if j is None else j in inside and k < j):
         raise ValueError(
             f"`pair` must be (j, k) with j in {inside}, k outside and ρ_k > ρ_j (or j None where "
-            f"fewer than {hidden} components are chosen), got {pair!r}"
+            f"fewer than {hidden} components are chosen), got {shortened(pair)}"
         )
     return j, k
 
@@ -226,18 +225,17 @@ def _spectrum(given: Any, hidden: Any) -> tuple[np.ndarray, np.ndarray, int]:
     if np.any(gaps <= 1e-10 * values[0]):
         raise ValueError(
             "`covariance` must have eigenvalues that are positive and all different: others have "
-            f"continuous families of critical points; got {np.array2string(values, threshold=8)}"
+            f"continuous families of critical points; got {shortened(values.tolist())}"
         )
     return values, vectors, hidden
 
 
 def _components(given: Any, dim: int, hidden: int) -> tuple[int, ...]:
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise ValueError(f"`components` must be a list of whole numbers, got {given!r}")
-    chosen = tuple(sorted(whole("components", i, at_least=0, at_most=dim - 1) for i in given))
+    chosen = tuple(sorted(wholes("components", given, at_least=0, at_most=dim - 1)))
     if len(set(chosen)) < len(chosen) or len(chosen) > hidden:
         raise ValueError(
-            f"`components` must be at most `hidden` = {hidden} different numbers, got {chosen}"
+            f"`components` must be at most `hidden` = {hidden} different numbers, got "
+            f"{shortened(chosen)}"
         )
     return chosen
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.activations import Linear
-from odeae.checks import finite, numbers, save_times
+from odeae.checks import broadcast, finite, numbers, save_times
 from odeae.initial import aligned_state
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, sizes
@@ -276,12 +276,7 @@ def _broadcast(**given: Any) -> list[Real]:
         if name not in ("encoder", "decoder", "product") and np.any(bad):
             want = "positive (the closed form has no frozen part)" if positive else "≥ 0"
             raise ValueError(f"`{name}` must be {want}, got {float(np.min(value)):g}")
-    try:
-        shape = np.broadcast_shapes(*(value.shape for value in values.values()))
-    except ValueError as error:
-        shapes = ", ".join(f"`{name}` {value.shape}" for name, value in values.items())
-        raise ValueError(f"shapes must broadcast to one, got {shapes}") from error
-    return [jnp.broadcast_to(value, shape) for value in values.values()]
+    return broadcast(**values)
 
 
 def _refuse_zero(eigenvalue: Real) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from odeae.checks import numbers, save_times, scalar
 from odeae.precision import is_traced
 from odeae.trajectory import Status
+from odeae.words import shortened
 
 # Of a window's ends: times that were made by geomspace miss a round number by rounding.
 _ROUNDING = 1e-9
@@ -190,11 +191,16 @@ def _variable(curve, values):
         times = save_times(curve)
         if name is not None:
             raise ValueError(
-                f"`values` must be an array beside bare times, got the name {name!r}; a name needs "
-                "a Trajectory"
+                f"`values` must be an array beside bare times, got the name "
+                f"{shortened(name)}; a name needs a Trajectory"
             )
         values = numbers("values", values)
         axis = values.ndim - 1
+    elif not hasattr(curve, "error"):
+        raise ValueError(
+            f"`curve` must be a Trajectory or bare times, got {type(curve).__name__}; for other "
+            "arrays give their times, and `values`"
+        )
     else:
         _refuse_traced(curve)
         times = curve.shared_times() if hasattr(curve, "shared_times") else np.asarray(curve.times)
@@ -215,13 +221,13 @@ def _named(curve, name):
         found = operator.attrgetter(name)(curve)
     except AttributeError as error:
         raise ValueError(
-            f"`values` {name!r} is no variable of this curve; try 'excess', 'error', 'T0' or "
-            "'components.encoder'"
+            f"`values` {shortened(name)} is no variable of this curve; try 'excess', 'error', 'T0' "
+            "or 'components.encoder'"
         ) from error
     if not hasattr(found, "shape"):
         raise ValueError(
-            f"`values` {name!r} is no array of this curve, but {type(found).__name__}; try "
-            "'excess', 'error', 'T0' or 'components.encoder'"
+            f"`values` {shortened(name)} is no array of this curve, but {type(found).__name__}; "
+            "try 'excess', 'error', 'T0' or 'components.encoder'"
         )
     return found
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.checks import save_times, scalar, whole
+from odeae.checks import flag, save_times, scalar, whole
 from odeae.diffusion import refusal
 from odeae.equations import (
     Equations,
@@ -39,7 +39,7 @@ from odeae.state import (
 )
 from odeae.step_control import ROUNDING, ROUNDING_IMPLICIT, SMALLEST, StepControl
 from odeae.trajectory import Status, Trajectory, settings_json
-from odeae.words import explains_arguments
+from odeae.words import explains_arguments, shortened
 
 MAX_STEPS = 100_000
 # A thousand implicit steps reach any time, and each costs as much as some 10 explicit ones, in wide
@@ -300,7 +300,7 @@ def check_solver(solver: Any) -> diffrax.AbstractSolver:
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             "`solver` must be odeae.Rodas4() or a diffrax solver that estimates its error, such as "
-            f"diffrax.Dopri8(), got {solver!r}"
+            f"diffrax.Dopri8(), got {shortened(solver)}"
         )
     return solver
 
@@ -443,6 +443,8 @@ def predict(
     # What is checked and made here, outside of double precision, must be NumPy's.
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((problem, state))):
         problem, state = to_numpy((problem, state))
+    throw, densities = flag("throw", throw), flag("densities", densities)
+    diffusion, progress = flag("diffusion", diffusion), flag("progress", progress)
     state = check_state(problem, state, diffusion)
     if diffusion and (reason := refusal(problem.autoencoder)):
         raise ValueError(reason)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.autoencoder import Autoencoder
-from odeae.checks import close, numbers, scalar
+from odeae.checks import close, grain_of, numbers, scalar
 from odeae.descriptions import describe_problem
 from odeae.precision import Real, in_float64, is_traced
 from odeae.rules import SGD, AbstractRule, generalisation_error
@@ -150,7 +150,7 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> Stat
             f"`state` must be an odeae State, got {type(state).__name__}; make it with "
             "random_state, aligned_state or state_from_weights"
         )
-    network = problem.autoencoder
+    given, network = state, problem.autoencoder
     spikes, bulk = spectrum.spikes.shape[0], sum(bulk_rows(spectrum, network.width))
     parts = {}
     for name, part, shape in (
@@ -191,10 +191,14 @@ def check_state(problem: Problem, state: State, diffusion: bool = False) -> Stat
             f"`state` must have `diffusion` of shape {(hidden, hidden)} for this problem, got "
             f"{np.shape(state.diffusion)}"
         )
-    for name, part in (("spikes", state.spikes), ("bulk", state.bulk)):
+    for name, part, own in (
+        ("spikes", state.spikes, given.spikes),
+        ("bulk", state.bulk, given.bulk),
+    ):
         if not network.tied or is_traced((part, network.gain)):
             continue
-        if not close(part.encoder, network.gain * part.decoder):
+        grain = grain_of(own.encoder, own.decoder)
+        if not close(part.encoder, network.gain * part.decoder, grain):
             raise ValueError(
                 f"`state` must have `{name}.encoder` = gain × `{name}.decoder` for tied "
                 "weights; make it with random_state, aligned_state or state_from_weights"

@@ -22,7 +22,7 @@ from odeae.activations import activation as named
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import flag
 from odeae.descriptions import activation_name
-from odeae.files import ENDINGS, check_ending, check_output, seal, sealed, writing
+from odeae.files import ENDINGS, as_path, check_ending, check_output, seal, sealed, writing
 from odeae.problem import Problem
 from odeae.rules import RULES, AbstractRule
 from odeae.schedules import SCHEDULES, FunctionSchedule, as_schedule
@@ -38,7 +38,7 @@ from odeae.state import (
     State,
 )
 from odeae.trajectory import Checkpoint, Status, Trajectory
-from odeae.words import nearest
+from odeae.words import nearest, shortened
 
 if TYPE_CHECKING:
     import xarray
@@ -252,7 +252,7 @@ def save_all(
     Example:
         odeae.save_all("both.nc", {"theory": theory, "runs": runs})
     """
-    basis = flag("basis", basis)
+    basis, overwrite = flag("basis", basis), flag("overwrite", overwrite)
     if not isinstance(trajectories, dict) or not trajectories:
         got = "none" if isinstance(trajectories, dict) else type(trajectories).__name__
         raise ValueError(
@@ -262,11 +262,14 @@ def save_all(
     for group, trajectory in trajectories.items():
         if not isinstance(trajectory, Trajectory):
             raise ValueError(
-                f"save_all takes odeae Trajectories, got {type(trajectory).__name__} for {group!r}"
+                f"save_all takes odeae Trajectories, got {type(trajectory).__name__} for "
+                f"{shortened(group)}"
             )
         plain = isinstance(group, str) and group.isprintable() and group.strip(". ")
         if group is not None and not (plain and "/" not in str(group)):
-            raise ValueError(f"a name of a trajectory must be a word without '/', got {group!r}")
+            raise ValueError(
+                f"a name of a trajectory must be a word without '/', got {shortened(group)}"
+            )
     table = check_ending(check_output(path, overwrite), ENDINGS).suffix.lower() == ".csv"
     if table and basis:
         raise ValueError(f"a CSV file such as {str(path)!r} can't hold a `basis`: save as .nc")
@@ -362,10 +365,13 @@ def groups(path: str | os.PathLike) -> list[str]:
 
 def _check(path: str | os.PathLike, group: str | None) -> list[str]:
     """Names of the trajectories of a file, "" for one of its own, if `group` is one of them."""
+    path = as_path("path", path)
     text = repr(str(path))
-    if not Path(path).is_file():
+    if not path.is_file():
         raise FileNotFoundError(f"no file {text}")
-    if Path(path).suffix.lower() == ".csv":
+    if group is not None and not isinstance(group, str):
+        raise ValueError(f"`group` must be the name of a trajectory, got {shortened(group)}")
+    if path.suffix.lower() == ".csv":
         raise ValueError(f"{text} is a table for other programs: load reads files saved as .nc")
     whole = sealed(path)
     if whole is False:
@@ -392,8 +398,8 @@ def _check(path: str | os.PathLike, group: str | None) -> list[str]:
     names = [name for name in found if name]
     if group is not None and group not in names:
         if not names:
-            raise ValueError(f"{text} has no groups, such as {group!r}: leave out `group`")
-        raise ValueError(f"no group {group!r} in {text}{nearest(group, names)}")
+            raise ValueError(f"{text} has no groups, such as {shortened(group)}: leave out `group`")
+        raise ValueError(f"no group {shortened(group)} in {text}{nearest(group, names)}")
     return list(found)
 
 
@@ -593,7 +599,7 @@ def _given(what: str, config: Any, given: Any, base: type, example: str) -> Any:
                 f"the {what} of this trajectory was {error}, as load(..., {example})"
             ) from error
     if what != "schedule" and not isinstance(given, base):
-        raise ValueError(f"`{what}` must be as in load(..., {example}), got {given!r}")
+        raise ValueError(f"`{what}` must be as in load(..., {example}), got {shortened(given)}")
     old, new = (json.dumps(_bare(x), sort_keys=True) for x in (config, _encoded(given)))
     if old != new:
         raise ValueError(

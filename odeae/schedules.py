@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.checks import array, scalar
+from odeae.checks import array, raised, scalar
 from odeae.named import itself, portable_state
 from odeae.precision import Real, in_float64, is_traced
-from odeae.words import explains_arguments
+from odeae.words import explains_arguments, shortened
 
 
 @explains_arguments
@@ -31,7 +31,7 @@ class StepSchedule(eqx.Module):
         if self.times.shape[0] == 0:
             raise ValueError("`times` must hold at least one time (steps/D), got an empty list")
         if not is_traced(self.times) and (self.times[0] <= 0 or np.any(np.diff(self.times) <= 0)):
-            raise ValueError(f"`times` must be positive and increase, got {self.times}")
+            raise ValueError(f"`times` must be positive and increase, got {shortened(self.times)}")
         _not_negative("factors", self.factors)
 
     @property
@@ -122,7 +122,7 @@ def as_schedule(value: Any) -> Any:
     if not callable(value) or isinstance(value, type):
         raise ValueError(
             "`schedule` must be None or a function of t = steps/D that returns the factor of all "
-            f"rates, such as odeae.CosineSchedule(end=200), got {value!r}"
+            f"rates, such as odeae.CosineSchedule(end=200), got {shortened(value)}"
         )
     return FunctionSchedule(value)
 
@@ -184,8 +184,7 @@ def largest_factor(schedule: Any, end: Any) -> float:
             values = jax.vmap(schedule)(jnp.asarray(t))
     except Exception as error:
         raise ValueError(
-            "`schedule` must be a JAX function of one number t; calling it raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            f"`schedule` must be a JAX function of one number t; {raised(error)}"
         ) from error
     if np.shape(values) != t.shape:
         raise ValueError(

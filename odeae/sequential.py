@@ -13,6 +13,7 @@ from odeae.checks import whole
 from odeae.plotting import _COLOURS, _axes, _draw_levels, _log
 from odeae.precision import is_traced
 from odeae.trajectory import Status, Trajectory
+from odeae.words import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.
     if len(batch) > 1:
         raise ValueError(f"`trajectory` must have one leading axis at most, got shape {batch}")
     if not batch and which is not None:
-        raise ValueError(f"`which` must be None for a single curve, got {which!r}")
+        raise ValueError(f"`which` must be None for a single curve, got {shortened(which)}")
     if batch and which is None:
         raise ValueError(
             f"`trajectory` holds {batch[0]} curves; choose a {name}, which=0 to {batch[0] - 1}"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import flag, numbers, save_times, whole
 from odeae.equations import HUGE
-from odeae.files import check_ending, check_output
+from odeae.files import as_path, check_ending, check_output
 from odeae.initial import check_weights, draw_weights
 from odeae.inputs import Rows, as_rows
 from odeae.precision import in_float64, is_traced, to_numpy
@@ -27,7 +27,7 @@ from odeae.rules import AbstractRule, generalisation_error
 from odeae.schedules import check_schedule
 from odeae.state import Components, Modes, OrderParameters, State, overlaps
 from odeae.trajectory import Checkpoint, Status, Trajectory, settings_json
-from odeae.words import explains_arguments
+from odeae.words import explains_arguments, shortened
 
 T = TypeVar("T")
 
@@ -246,6 +246,8 @@ def simulate(
     if earlier is not None:
         kept = json.loads(earlier.about)
         kept |= {"runs": len(earlier.weights.bias), "seed": earlier.seed}
+    overwrite, flatten = flag("overwrite", overwrite), flag("flatten", flatten)
+    progress = flag("progress", progress)
     runs = _settled("runs", runs, kept, 8, whole)
     seed = _settled("seed", seed, kept, 0, lambda name, n: whole(name, n, at_least=0))
     resample = _settled("resample", resample, kept, True, flag)
@@ -258,10 +260,10 @@ def simulate(
     steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
     check_schedule(problem.rule.schedule, times[-1])
     if checkpoint is not None:
-        check_ending(checkpoint, (".nc",))
-        check_output(checkpoint, flag("overwrite", overwrite))
+        checkpoint = check_ending(as_path("checkpoint", checkpoint), (".nc",))
+        check_output(checkpoint, overwrite)
 
-    rows = None if data is None else _check_data(problem, data, flag("flatten", flatten))
+    rows = None if data is None else _check_data(problem, data, flatten)
     basis = None if rows is None else spectrum.basis
     about, first = _about(problem, rows), 0
     if earlier is not None:
@@ -472,7 +474,7 @@ def _check_same(kept: dict[str, Any], about: dict[str, Any]) -> None:
         if name in kept and not same(kept[name], value):
             raise ValueError(
                 f"`weights` are of runs with another {name.replace('.', ' ', 1)}: "
-                f"{kept[name]}, got {value}; go on with the same"
+                f"{shortened(kept[name])}, got {shortened(value)}; go on with the same"
             )
 
 
@@ -493,11 +495,12 @@ def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
             f"got {type(weights).__name__}"
         )
     axes = (2, 2, 1, 1)  # of one run
-    W, V, b, v0 = (
-        value if value is None else numbers(name, value)
-        for name, value in zip(Weights._fields, (*weights, None, None)[:4], strict=True)
-    )
-    parts = (W, V, b, v0)
+    parts = (*weights, None, None)[:4]
+    for name, value in zip(Weights._fields, parts, strict=True):
+        if value is not None:
+            numbers(name, value)
+    # Their dtype says how they were rounded.
+    parts = tuple(value if value is None else np.asarray(value) for value in parts)
 
     def of_run(run: int) -> Weights:
         own = [

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from odeae.checks import array, finite, flag, scalar, warn, whole
+from odeae.checks import array, finite, flag, grain_of, scalar, warn, whole, wholes
 from odeae.inputs import Rows, pieces
 from odeae.precision import Real, in_float64, is_known, is_traced
-from odeae.words import counted, html_table
+from odeae.words import counted, html_table, shortened
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
 _ROUNDING = 1e-13
@@ -58,7 +58,7 @@ class Spectrum(eqx.Module):
     ):
         self.spikes = _eigenvalues("spikes", spikes, may_be_empty=True)
         self.bulk = _eigenvalues("bulk", bulk, may_be_empty=True)
-        self.multiplicity = tuple(whole("multiplicity", m) for m in multiplicity)
+        self.multiplicity = tuple(wholes("multiplicity", multiplicity))
         if len(self.multiplicity) != self.bulk.shape[0]:
             raise ValueError(
                 f"`multiplicity` must have one entry per bin of `bulk` ({self.bulk.shape[0]}), "
@@ -68,9 +68,12 @@ class Spectrum(eqx.Module):
             raise ValueError("a spectrum needs at least one eigenvalue, got none")
         dim = self.dim
         if not (order is None or is_traced(order)):
-            order = np.asarray(order)
+            given_order, order = order, array("order", order, (dim,))
             if not np.array_equal(np.sort(order), np.arange(dim)):
-                raise ValueError(f"`order` must be a permutation of 0 … {dim - 1}, got {order}")
+                raise ValueError(
+                    f"`order` must be a permutation of 0 … {dim - 1}, got {shortened(given_order)}"
+                )
+            order = order.astype(int)
         self.order = order
         self.given = None if given is None else array("given", given, (dim,))
         self.basis = None if basis is None else array("basis", basis, (dim, dim))
@@ -190,7 +193,7 @@ class Spectrum(eqx.Module):
         Raises `ValueError` for values that are NaN, infinite or negative beyond rounding, and,
         under jit, vmap or grad, unless `spikes` = D (sizes can't depend on traced values).
         """
-        rho = _eigenvalues("rho", rho, grain=_grain(rho))
+        rho = _eigenvalues("rho", rho, grain=grain_of(rho))
         dim, bins = rho.shape[0], whole("bins", bins)
         if is_traced(rho):
             if spikes != dim:
@@ -229,7 +232,7 @@ class Spectrum(eqx.Module):
         Raises `ValueError` if Ω is not square, not symmetric (beyond 1e-8 of its largest entry),
         not finite, traced, or has negative eigenvalues beyond rounding.
         """
-        grain = _grain(omega)
+        grain = grain_of(omega)
         omega = array("omega", omega, (None, None))
         if is_traced(omega):
             raise ValueError("`omega` must be concrete: its basis can't be found under jit or vmap")
@@ -397,22 +400,12 @@ def _dimension(dim: Any, at_least: int = 1) -> int:
     return dim
 
 
-def _grain(values: Any) -> float:
-    """Relative rounding of numbers as they were given: that of float32 where they are coarser."""
-    try:
-        kind = np.dtype(float) if is_traced(values) else np.asarray(values).dtype
-    except (TypeError, ValueError, RuntimeError):
-        kind = np.dtype(float)  # what they are is said by those who read them
-    coarse = kind.kind not in "biu" and kind.itemsize < 8
-    return float(np.finfo(np.float32 if coarse else np.float64).eps)
-
-
 def _eigenvalues(
     name: str, values: Any, *, may_be_empty: bool = False, grain: float = np.finfo(float).eps
 ) -> Real:
     """Return finite, non-negative eigenvalues as a float64 vector; rounding below 0 becomes 0.
 
-    `grain`: relative rounding of what they were computed from, `_grain`.
+    `grain`: relative rounding of what they were computed from, `grain_of`.
     """
     values = array(name, values, (None,))
     if values.size == 0 and not may_be_empty:
@@ -437,7 +430,7 @@ def _eigenvalues(
 def _lump(values: np.ndarray, bins: int, rounding: float) -> tuple[np.ndarray, tuple[int, ...]]:
     """Mean eigenvalue and number of modes of at most `bins` bins of the descending `values`.
 
-    Values that differ by no more than `rounding` share a bin. If more are left, edges are
+    Values that differ by no more than `grain_of` share a bin. If more are left, edges are
     equidistant in ∫ density^{1/3}, which makes the summed variance within bins minimal for many
     bins (Panter and Dite 1951).
     """

@@ -9,6 +9,16 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T", bound=Callable)
 
+
+def shortened(value: Any) -> str:
+    """The repr of whatever somebody gave, in one line of at most 60 characters: for messages."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # some raise, such as an int of 5000 digits
+        text = f"{type(value).__name__} without a repr"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 # Words for the same thing, ours and those of other tools.
 _SYNONYMS = (
     {"hidden", "k", "neurons", "units", "width", "n_hidden", "hidden_size", "hidden_dim"},
@@ -31,17 +41,17 @@ _SYNONYMS = (
 def nearest(word: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: what it could have been."""
     known = list(known)
-    close = difflib.get_close_matches(str(word), known, n=1)
+    close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
     hint = f", did you mean {close[0]!r}?" if close else ""
     return f": expected one of {', '.join(known)}{hint}"
 
 
-def one_of(name: str, value: str, choices: Iterable[str]) -> str:
+def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
     """Return `value` if it is one of `choices`; else raise `ValueError`, suggesting the nearest."""
     choices = list(choices)
-    if value in choices:
+    if isinstance(value, str) and value in choices:  # an array would be compared entry by entry
         return value
-    raise ValueError(f"unknown `{name}` {value!r}{nearest(value, choices)}")
+    raise ValueError(f"unknown `{name}` {shortened(value)}{nearest(value, choices)}")
 
 
 def counted(number: int, noun: str) -> str:

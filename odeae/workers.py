@@ -23,6 +23,7 @@ from typing import Any
 import jax
 
 from odeae import checks
+from odeae.words import shortened
 
 # One core each. NPROC sizes XLA's thread pool, and unlike a flag in XLA_FLAGS it isn't part of the
 # key of a compiled program, so that workers find in the cache what the parent has compiled.
@@ -139,18 +140,21 @@ def dask_pool(address: str, timeout: float = 10.0) -> Iterator[Any]:
     seconds and `ImportError` without Dask.
     """
     if not isinstance(address, str):
-        raise ValueError(f"`address` must be text like 'tcp://127.0.0.1:8786', got {address!r:.60}")
+        raise ValueError(
+            f"`address` must be text like 'tcp://127.0.0.1:8786', got {shortened(address)}"
+        )
     distributed = _optional("distributed", "sweep")
     try:
         client = distributed.Client(address, timeout=timeout, set_as_default=False)
     except OSError as error:
         raise RuntimeError(
-            f"no Dask scheduler answered at {address!r} within {timeout:g} s; start one with "
-            "`dask scheduler`, which prints its address"
+            f"no Dask scheduler answered at {shortened(address)} within {timeout:g} s; start one "
+            "with `dask scheduler`, which prints its address"
         ) from error
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"`address` must be like 'tcp://127.0.0.1:8786', got {address!r} ({_line(error)})"
+            f"`address` must be like 'tcp://127.0.0.1:8786', got {shortened(address)} "
+            f"({_line(error)})"
         ) from error
     with client:
         yield client
@@ -168,8 +172,8 @@ def slurm_pool(folder: str | os.PathLike[str], **parameters: Any) -> Iterator[An
     """
     submitit = _optional("submitit", "slurm")
     cluster = parameters.pop("cluster", "slurm")
-    if cluster not in ("slurm", "local"):
-        raise ValueError(f"`cluster` must be 'slurm' or 'local', got {cluster!r}")
+    if not (isinstance(cluster, str) and cluster in ("slurm", "local")):
+        raise ValueError(f"`cluster` must be 'slurm' or 'local', got {shortened(cluster)}")
     if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise RuntimeError(
             "SLURM's `sbatch` was not found: run this where jobs are submitted, or use workers=N"
