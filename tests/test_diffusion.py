@@ -435,7 +435,8 @@ def test_the_final_state_goes_on_with_the_noise_it_has(tmp_path):
     assert first.final.diffusion > 0.0
     first.save(tmp_path / "x.nc")
     final = odeae.load(tmp_path / "x.nc").final
-    second = odeae.predict(p, final, times, rtol=1e-9, diffusion=True)
+    assert final.time == times[-1]
+    second = odeae.predict(p, final, times[-1] + times, rtol=1e-9, diffusion=True)
     assert_allclose(second.Q1[-1], whole.Q1[-1], rtol=1e-7)
     with pytest.raises(ValueError, match=r"`state` must have no `diffusion`, got one: only"):
         odeae.predict(p, final, times)

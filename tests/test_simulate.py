@@ -247,7 +247,7 @@ def test_runs_go_on_with_nothing_but_their_own(tmp_path):
         (Problem(spectrum, network, SGD(truncated=True)), {}, "rule truncated: False, got True"),
         (Problem(spectrum, network, odeae.SGD(schedule=odeae.CosineSchedule(9))), {}, "schedule"),
         (slower, {}, "another rule schedule: None, got "),
-        (Problem(spectrum, odeae.Autoencoder(HIDDEN, "relu")), {}, "autoencoder activation: Erf"),
+        (Problem(spectrum, odeae.Autoencoder(HIDDEN, "relu")), {}, "autoencoder activation: 'Erf'"),
         (Problem(spectrum, odeae.Autoencoder(2)), {}, "autoencoder hidden: 3, got 2"),
         (Problem(spectrum, network, rule, noise=0.1), {}, r"another noise: 0\.0, got 0\.1"),
         (Problem(other, network), {}, "another spectrum trace"),
@@ -526,7 +526,7 @@ def test_divergence_is_a_status_and_a_nan_tail():
         assert np.isfinite(values[reached]).all()
         assert np.isnan(values[~reached]).all()
     theory = odeae.predict(p, odeae.random_state(p, 0.1, 0.1), times)
-    with pytest.raises(ValueError, match=r"`runs` did not finish: stopped at t=.*diverged"):
+    with pytest.raises(ValueError, match=r"4 of 4 `runs` did not finish, the first stopped at t=.*diverged"):
         odeae.compare(theory, got)
 
 
