@@ -5,14 +5,17 @@ yet has `status` −1 and is NaN elsewhere. Zarr encodes in memory only, and the
 place here, because the order in which they reach the disk is what makes a store safe:
 
 - a file is written beside its place, flushed, then moved into it, so it's whole or not there;
-- the `status` of a block is placed after all else of that block is on disk, so a block with a
-  `status` is complete, and a block without one is computed again;
+- the `status` of a block is placed after all else of that block is on disk, so a block without
+  one is computed again, and a block with one is complete unless somebody damaged it later;
+- a digest of all files of a block lies beside its `status`; a block that isn't what was written (a
+  file is missing, swapped, changed or of another store) is computed again;
 - the group's own `zarr.json` is placed after all else of a new store, so a folder with one is a
   store, and without one it's an interrupted creation, made anew.
 """
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import math
@@ -21,17 +24,23 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
-_FORMAT = "odeae sweep, version 1"
-_LOCK = ".odeae-lock"  # inside the array `status`: Zarr warns of files it doesn't know in a group
+if TYPE_CHECKING:
+    import xarray
+
+_FORMAT = "odeae sweep, version 2"
+# These lie inside the array `status`: Zarr warns of files it doesn't know in a group.
+_LOCK = ".odeae-lock"
+_DIGEST = ".{}.digest"  # of the block whose status is in the file {}
 _FILL = {"f": math.nan, "i": -1, "u": 0, "b": False}  # by kind of dtype: what isn't computed yet
 FINGERPRINTS = "problems"  # in a configuration: what only follows from all the rest
+_SEAL = "sha256"  # in the group's attributes: of all that a new store holds
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()  # what a dict lacks
 _ANEW = "give another path, or delete it to start anew"
 
@@ -117,33 +126,40 @@ class Store:
         self.path = path
         self.layout = layout
         self._arrays, self._encoded = _encoder(layout)
+        self._done = np.zeros(layout.n_chunks, bool)
+        self._seal = ""
         self._open = True
 
     def done(self) -> np.ndarray:
-        """Return which blocks are complete on disk, bool (n_chunks,)."""
-        with _explained(self.path, "read"):
-            files = set(os.listdir(self.path / "status"))
-        blocks = itertools.product(*map(range, self.layout.grid))
-        return np.array([".".join(["c", *map(str, at)]) in files for at in blocks])
+        """Return which blocks are complete on disk and what was written, bool (n_chunks,)."""
+        return self._done.copy()
 
-    def write(self, i: SupportsIndex, values: dict[str, np.ndarray]) -> None:
+    def write(
+        self, i: SupportsIndex, values: dict[str, np.ndarray], made: Iterable[float] = ()
+    ) -> None:
         """Write block `i`, each variable of shape (*block, *variable.shape) and of its own dtype.
 
-        On return the block is complete and on disk. Threads may write different blocks at once.
-        Raises `ValueError` for values that don't fit, `RuntimeError` for a block that is complete
-        already or a closed store, `OSError` for a full or read-only disk; none of them changes the
-        blocks that are complete.
+        `made`, one number per lane, says what the lanes were computed from; it's kept beside the
+        block. On return the block is complete and on disk. Threads may write different blocks at
+        once. Raises `ValueError` for values that don't fit, `RuntimeError` for a block that is
+        complete already or a closed store, `OSError` for a full or read-only disk; none of them
+        changes the blocks that are complete.
         """
         arrays = _checked_values(self.layout, i, values)
         if not self._open:
             raise RuntimeError(f"the store {str(self.path)!r} is closed: write within `open_store`")
         place = {name: self.path / name / self.layout._file(i, name) for name in arrays}
-        if os.path.lexists(place["status"]):
-            raise RuntimeError(f"block {i} of the store {str(self.path)!r} is complete already")
-        files = {place[name]: self._encode(i, name, array) for name, array in arrays.items()}
         status = place["status"]
+        if os.path.lexists(status):
+            raise RuntimeError(f"block {i} of the store {str(self.path)!r} is complete already")
+        data = {name: self._encode(i, name, array) for name, array in arrays.items()}
+        about = [float(x) for x in made]
+        digest = {"sha256": _digest(self._seal, status.name, data, about), "made": about}
+        files = {place[name]: data[name] for name in data if name != "status"}
+        files[status.with_name(_DIGEST.format(status.name))] = json.dumps(digest).encode()
         with _explained(self.path):
-            _put(files, last={status: files.pop(status)})
+            _put(files, last={status: data["status"]})
+        self._done[operator.index(i)] = True
 
     def _encode(self, i: SupportsIndex, name: str, array: np.ndarray) -> bytes:
         self._arrays[name][self.layout.block(i)] = array
@@ -154,7 +170,9 @@ class Store:
 def open_store(path: str | os.PathLike, layout: Layout) -> Iterator[Store]:
     """Create the store `path` or go on with it, alone: nobody else can open it until the end.
 
-    A store that is complete is only read: permission to read it is enough.
+    Every block is read and checked. Those that aren't what was written are removed, with one
+    warning, so that they're computed again. A store that is complete is only read: permission to
+    read it is enough.
 
     Raises `ValueError` for a path that holds anything but a store of this very layout and
     configuration, which is then left as it is; `RuntimeError` while another process writes to it;
@@ -168,21 +186,85 @@ def open_store(path: str | os.PathLike, layout: Layout) -> Iterator[Store]:
         )
     store = Store(folder, layout)
     with contextlib.ExitStack() as held:
-        if _is_there(folder, layout) and store.done().all():
+        found = _same(folder, layout)
+        blocks = _blocks(found) if found is not None and _has_all(found) else None
+        if blocks is not None and blocks.done.all():
             _remove_lock(folder)
         else:
             held.enter_context(_locked(folder))
             # Looked at again: until the lock was ours, another process may have been at work.
-            there = _is_there(folder, layout)
+            found = _same(folder, layout)
+            blocks = None if found is None else _blocks(found)
+            if blocks is not None:
+                _remove_damaged(folder, layout, blocks)
             with _explained(folder):
-                if there:
+                if found is not None:
                     _remove_partial(folder, layout)
                 else:
-                    _create(folder, store)
+                    found = _Found(folder, layout, _create(folder, store))
+        store._seal = found.seal
+        if blocks is not None:
+            store._done = blocks.done
         try:
             yield store
         finally:
             store._open = False
+
+
+def open_sweep(path: str | os.PathLike) -> "xarray.Dataset":
+    """Open the store of a sweep, as `sweep(..., store=path)` returned it.
+
+    Every block (a chunk of the curves) is read once and compared with its digest. What the
+    dataset holds is read from the store when it's asked for. Curves that aren't computed yet
+    have `status` −1 and are NaN.
+
+    Args:
+        path: the folder of the store.
+
+    Returns:
+        The dataset: one dim per parameter (zipped: `lane`) and `time` (steps/D); `error`, what
+        else was saved, `status`, `stop_time` (steps/D) and `final_excess`.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if `path` holds something else, or if a block was damaged: it says which.
+        ImportError: without Zarr: `pip install 'odeae[sweep]'`.
+
+    Example:
+        >>> data = odeae.open_sweep("runs.zarr")  # doctest: +SKIP
+        >>> data.final_excess.where(data.status == 0).min("seed")  # doctest: +SKIP
+    """
+    _zarr()
+    folder = _local(path)
+    found = _found(folder)
+    if found is None:
+        raise FileNotFoundError(f"there is no sweep at {str(folder)!r}: give the path of a store")
+    damaged = _blocks(found).damaged
+    if damaged:
+        named, more = damaged[:5], len(damaged) - 5
+        last = f"{more} more" if more > 0 else str(named.pop())
+        text = " and ".join([", ".join(map(str, named)), last] if named else [last])
+        one = len(damaged) == 1
+        raise ValueError(
+            f"block{'' if one else 's'} {text} of {found.layout.n_chunks} in {str(folder)!r} "
+            f"{'is' if one else 'are'} damaged: run the same sweep again, which computes "
+            f"{'it' if one else 'them'} anew"
+        )
+    return opened(folder)
+
+
+def opened(path: str | os.PathLike) -> "xarray.Dataset":
+    """The dataset of a store whose blocks were checked, as `sweep` gives it from memory."""
+    import xarray
+
+    data = xarray.open_zarr(Path(path), chunks=None)
+    for name in ("format", _SEAL):
+        del data.attrs[name]
+    # Zarr reads text of any length, NumPy's own kind has one length for all.
+    texts = {name: x for name, x in data.coords.items() if x.dtype.kind in "TO"}
+    return data.assign_coords(
+        {name: (x.dims, np.array(x.values.tolist(), str), x.attrs) for name, x in texts.items()}
+    )
 
 
 def _checked_variable(name: str, variable: Variable) -> Variable:
@@ -372,27 +454,38 @@ def _stored(folder: Path, root: dict) -> Layout:
 # What is at a path, and whether it's the store that was meant.
 
 
-def _is_there(folder: Path, layout: Layout) -> bool:
-    """Whether `folder` holds the store of `layout`; False if it may be created there.
+class _Found(NamedTuple):
+    """A store that is there: `seal` is the digest of all but its blocks."""
+
+    folder: Path
+    layout: Layout
+    seal: str
+
+
+def _found(folder: Path) -> _Found | None:
+    """Return the store in `folder`; None if one may be created there.
 
     Raises `ValueError` for anything else.
     """
     with _explained(folder, "read"):
         if not os.path.lexists(folder):
-            return False
+            return None
         if not folder.is_dir():
             raise ValueError(f"{str(folder)!r} isn't a folder, so no store: give another path")
         root = folder / "zarr.json"
         if not root.exists():
             if _is_unfinished(folder):
-                return False
+                return None
             if not root.exists():  # another process may have finished it just now
                 raise ValueError(
                     f"{str(folder)!r} is neither empty nor a store (no `zarr.json` in it): {_ANEW}"
                 )
         about = _read_root(folder)
         try:
-            stored = _stored(folder, about)
+            layout = _stored(folder, about)
+            seal = _sealed(about, {name: (folder / name).read_bytes() for name in _fixed(layout)})
+            if seal != about["attributes"].get(_SEAL):
+                raise ValueError("its metadata or coordinates aren't those that were written")
         except PermissionError:
             raise
         except Exception as error:  # whatever Zarr and json raise on what isn't theirs
@@ -400,12 +493,116 @@ def _is_there(folder: Path, layout: Layout) -> bool:
             raise ValueError(
                 f"the store {str(folder)!r} is damaged ({_cut(said)}): {_ANEW}"
             ) from error
-    if changes := _changes(stored, layout):
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-        raise ValueError(
-            f"{str(folder)!r} holds another sweep: {', '.join(changes[:3])}{more}: {_ANEW}"
-        )
-    return True
+    return _Found(folder, layout, seal)
+
+
+def _same(folder: Path, layout: Layout) -> _Found | None:
+    """Return the store of `layout` in `folder`; None if it may be created there.
+
+    Raises `ValueError` for anything else.
+    """
+    found = _found(folder)
+    if found is not None and (changes := _changes(found.layout, layout)):
+        raise _another(folder, changes)
+    return found
+
+
+def _another(folder: Path, changes: list[str]) -> ValueError:
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return ValueError(
+        f"{str(folder)!r} holds another sweep: {', '.join(changes[:3])}{more}: {_ANEW}"
+    )
+
+
+# Digests: what makes damage known.
+
+
+class _Blocks(NamedTuple):
+    """Blocks of a store: which are complete (n_chunks,), and which have a status, but are not."""
+
+    done: np.ndarray
+    damaged: list[int]
+    made: np.ndarray  # of every lane that is done, NaN elsewhere
+
+
+def _blocks(found: _Found) -> _Blocks:
+    """Read every block that has a status and compare it with its digest."""
+    layout = found.layout
+    done = np.zeros(layout.n_chunks, bool)
+    made, damaged = np.full(tuple(layout.lanes.values()), np.nan), []
+    with _explained(found.folder, "read"):
+        files = set(os.listdir(found.folder / "status"))
+        for i in range(layout.n_chunks):
+            if layout._file(i, "status") in files:
+                about = _intact(found, i)
+                done[i] = about is not None
+                if about is None:
+                    damaged.append(i)
+                elif about:
+                    made[layout.block(i)] = np.reshape(about, layout.shape(i, "status"))
+    return _Blocks(done, damaged, made)
+
+
+def _intact(found: _Found, i: int) -> list[float] | None:
+    """Return what was written as `made` of block i; None if a file isn't what was written."""
+    folder, layout = found.folder, found.layout
+    status = layout._file(i, "status")
+    try:
+        stored = json.loads((folder / "status" / _DIGEST.format(status)).read_bytes())
+        names = layout.variables
+        data = {name: (folder / name / layout._file(i, name)).read_bytes() for name in names}
+        digest = _digest(found.seal, status, data, stored["made"])
+        return stored["made"] if digest == stored["sha256"] else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # ValueError: not JSON
+        return None
+
+
+def _digest(seal: str, place: str, data: dict[str, bytes], made: list[float]) -> str:
+    """The digest of a block: of its files, its place, its store and `made`."""
+    parts = [f"{name} {hashlib.sha256(data[name]).hexdigest()}" for name in sorted(data)]
+    return hashlib.sha256("\n".join([seal, place, json.dumps(made), *parts]).encode()).hexdigest()
+
+
+def _sealed(root: dict, files: dict[str, bytes]) -> str:
+    """The digest of all that a new store holds; other attributes may be added to the group."""
+    own = {
+        name: root["attributes"].get(name) for name in ("format", "configuration", "coordinates")
+    }
+    text = json.dumps([own, root["consolidated_metadata"]], sort_keys=True)
+    parts = [f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)]
+    return hashlib.sha256("\n".join([text, *parts]).encode()).hexdigest()
+
+
+def _fixed(layout: Layout) -> list[str]:
+    """The files of a new store except for the group's own: metadata and coordinates."""
+    coords = [f"{name}/c{'.0' * len(dims)}" for name, (dims, _, _) in layout.coords.items()]
+    return [f"{name}/zarr.json" for name in (*layout.variables, *layout.coords)] + coords
+
+
+def _has_all(found: _Found) -> bool:
+    with _explained(found.folder, "read"):
+        files = set(os.listdir(found.folder / "status"))
+    layout = found.layout
+    return files.issuperset(layout._file(i, "status") for i in range(layout.n_chunks))
+
+
+def _remove_damaged(folder: Path, layout: Layout, blocks: _Blocks) -> None:
+    """Remove the files of damaged blocks, `status` first, and say so."""
+    if not blocks.damaged:
+        return
+    with _explained(folder):
+        for i in blocks.damaged:
+            names = ["status", *(name for name in layout.variables if name != "status")]
+            files = [folder / name / layout._file(i, name) for name in names]
+            files.insert(1, files[0].with_name(_DIGEST.format(files[0].name)))
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file)
+    warnings.warn(
+        f"{len(blocks.damaged)} of {layout.n_chunks} blocks of the store {str(folder)!r} were "
+        "damaged (files missing or changed): they are computed again",
+        stacklevel=5,
+    )
 
 
 def _read_root(folder: Path) -> dict:
@@ -570,8 +767,11 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _create(folder: Path, store: Store) -> None:
-    """Make an empty store of what an earlier attempt may have left of one; an error leaves none."""
+def _create(folder: Path, store: Store) -> str:
+    """Make an empty store of what an earlier attempt may have left of one; an error leaves none.
+
+    Returns its seal.
+    """
     try:
         _clear(folder)
         for place in (folder / "status", folder):  # the lock marks what follows as ours
@@ -579,12 +779,15 @@ def _create(folder: Path, store: Store) -> None:
         with contextlib.suppress(PermissionError):  # a folder may be closed to us, what's in it not
             _sync(folder.parent)
         keys = list(store._encoded)
-        files = {folder / key: store._encoded.pop(key).to_bytes() for key in keys}
+        data = {key: store._encoded.pop(key).to_bytes() for key in keys}
+        about = json.loads(data.pop("zarr.json"))
+        seal = about["attributes"][_SEAL] = _sealed(about, data)
+        files = {folder / key: content for key, content in data.items()}
         for name in {key.rpartition("/")[0] for key in keys} - {"", "status"}:
             os.mkdir(folder / name)
         _sync(folder)
-        root = folder / "zarr.json"
-        _put(files, last={root: files.pop(root)})
+        _put(files, last={folder / "zarr.json": json.dumps(about, indent=2).encode()})
+        return seal
     except BaseException:
         with contextlib.suppress(OSError):
             _clear(folder)
@@ -608,7 +811,7 @@ def _remove_partial(folder: Path, layout: Layout) -> None:
     """Remove the files of a write that was killed: nobody writes but the holder of the lock."""
     for name in layout.variables:
         for file in os.listdir(folder / name):
-            if re.fullmatch(r"\.c[.0-9]*\.partial", file):
+            if re.fullmatch(r"\.(c[.0-9]*|\.c[.0-9]*\.digest)\.partial", file):
                 os.unlink(folder / name / file)
 
 

@@ -12,7 +12,6 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -36,7 +35,7 @@ from odeae.prediction import (
 from odeae.problem import Problem, check_state
 from odeae.schedules import check_schedule
 from odeae.state import State
-from odeae.store import FINGERPRINTS, Layout, Variable, open_store
+from odeae.store import FINGERPRINTS, Layout, Variable, open_store, opened
 from odeae.trajectory import Status
 from odeae.words import one_of
 
@@ -147,7 +146,7 @@ def sweep(
                     memory[name][plan.layout.block(i)] = array
             else:
                 target.write(i, values)
-    return plan.dataset(memory) if store is None else _opened(store)
+    return plan.dataset(memory) if store is None else opened(store)
 
 
 def _has(value: Any, method: str) -> bool:
@@ -175,19 +174,6 @@ def _computed(plan: "_Plan", done: Any, executor: Any, progress: bool) -> Iterat
 
 def _compute(plan: "_Plan", i: int) -> dict[str, np.ndarray]:
     return plan.compute(i)
-
-
-def _opened(store: Any) -> "xarray.Dataset":
-    """The dataset of a store, as `_Plan.dataset` gives it from memory."""
-    import xarray
-
-    data = xarray.open_zarr(Path(store), chunks=None)
-    del data.attrs["format"]
-    # Zarr reads text of any length, NumPy's own kind has one length for all.
-    texts = {name: x for name, x in data.coords.items() if x.dtype.kind in "TO"}
-    return data.assign_coords(
-        {name: (x.dims, np.array(x.values.tolist(), str), x.attrs) for name, x in texts.items()}
-    )
 
 
 @dataclass

@@ -343,7 +343,7 @@ def _foreign_array(path):
 def _later_version(path):
     fill(path, layout())
     root = path / "zarr.json"
-    root.write_text(root.read_text().replace("version 1", "version 2"))
+    root.write_text(root.read_text().replace("version 2", "version 3"))
 
 
 def _without_metadata(path):
@@ -386,7 +386,7 @@ def _garbled_coordinate(path):
         (_foreign_group, "holds Zarr data that no sweep wrote"),
         (_foreign_group_without_its_metadata, "neither empty nor a store"),
         (_foreign_array, "holds Zarr data that no sweep wrote"),
-        (_later_version, "'odeae sweep, version 2', not 'odeae sweep, version 1'"),
+        (_later_version, "'odeae sweep, version 3', not 'odeae sweep, version 2'"),
         (_without_metadata, "no `zarr.json` in it"),
         (_garbled, "is damaged (its `zarr.json` can't be read)"),
         (_without_metadata_of_an_array, "is damaged ("),
@@ -687,6 +687,136 @@ def test_a_folder_without_permission_to_write(tmp_path):
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+# --- damage that comes later ---
+
+
+def _gone(path):
+    (path / "error" / "c.0.1.0").unlink()
+
+
+def _swapped(path):
+    files = [path / "error" / name for name in ("c.0.1.0", "c.1.0.0")]
+    data = [file.read_bytes() for file in files]
+    for file, other in zip(files, reversed(data), strict=True):
+        file.write_bytes(other)
+
+
+def _swapped_whole(path):
+    """Both blocks move with their digests."""
+    _swapped(path)
+    for first in (path / "status" / "c.0.1", path / "status" / ".c.0.1.digest"):
+        second = first.with_name(first.name.replace("0.1", "1.0"))
+        data = first.read_bytes(), second.read_bytes()
+        second.write_bytes(data[0])
+        first.write_bytes(data[1])
+
+
+def _flipped(path):
+    file = path / "error" / "c.0.1.0"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def _status_of_others(path):
+    (path / "status" / "c.0.1").write_bytes((path / "status" / "c.1.1").read_bytes())
+
+
+def _no_digest(path):
+    (path / "status" / ".c.0.1.digest").unlink()
+
+
+def _garbled_digest(path):
+    (path / "status" / ".c.0.1.digest").write_text('{"sha256": 3')
+
+
+def _of_another_store(path):
+    """A block of a sweep that differs in nothing but its tolerance."""
+    other = path.with_name("other")
+    fill(other, layout(rtol=1e-3))
+    for name in ("error/c.0.1.0", "status/c.0.1", "status/.c.0.1.digest"):
+        (path / name).write_bytes((other / name).read_bytes())
+
+
+DAMAGE = [
+    (_gone, [1]),
+    (_swapped, [1, 3]),
+    (_swapped_whole, [1, 3]),
+    (_flipped, [1]),
+    (_status_of_others, [1]),
+    (_no_digest, [1]),
+    (_garbled_digest, [1]),
+    (_of_another_store, [1]),
+]
+
+
+@pytest.mark.parametrize(("damage", "blocks"), DAMAGE)
+def test_damaged_blocks_are_told_and_computed_again(tmp_path, damage, blocks):
+    path, now = tmp_path / "sweep", layout()
+    fill(path, now)
+    before = files(path)
+    damage(path)
+    text = " and ".join(map(str, blocks))
+    with pytest.raises(ValueError, match=f"{text} of 6 in .* damaged: run the same sweep") as info:
+        store.open_sweep(path)
+    one_line(info, str(path))
+    with contextlib.ExitStack() as held:
+        with pytest.warns(UserWarning, match=f"{len(blocks)} of 6 blocks .* computed again"):
+            open_ = held.enter_context(open_store(path, now))
+        assert np.flatnonzero(~open_.done()).tolist() == blocks
+        check(path, now, open_.done())
+    fill(path, now)
+    assert files(path) == before  # to the byte
+    check(path, now, [True] * 6)
+
+
+def test_open_sweep_gives_what_is_there(tmp_path, monkeypatch):
+    path, now = tmp_path / "sweep", layout()
+    with pytest.raises(FileNotFoundError, match="there is no sweep at") as info:
+        store.open_sweep(path)
+    one_line(info, str(path))
+    with open_store(path, now) as open_:
+        open_.write(4, values(now, 4))
+    data = store.open_sweep(str(path)).load()
+    assert data.identical(
+        check(path, now, np.arange(6) == 4)
+        .drop_attrs(deep=False)
+        .assign_attrs(configuration=json.dumps(now.configuration))
+    )
+    _foreign_group(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds Zarr data that no sweep wrote"):
+        store.open_sweep(tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "zarr", None)
+        with pytest.raises(ImportError, match=r"pip install 'odeae\[sweep\]'"):
+            store.open_sweep(path)
+    (path / "lr" / "c.0").unlink()  # Zarr would give NaN for the values
+    with pytest.raises(ValueError, match="is damaged") as info:
+        store.open_sweep(path)
+    one_line(info, str(path))
+
+
+def test_damage_on_a_disk_that_can_only_be_read_is_one_clear_error(tmp_path, monkeypatch):
+    path = tmp_path / "sweep"
+    fill(path, SMALL)
+    (path / "error" / "c.0.0.0").unlink()
+    before = files(path)
+    monkeypatch.setattr(store, "os", Disk(read_only))
+    with pytest.raises(OSError, match=r"can't write .* Read-only"), open_store(path, SMALL):
+        pass
+    assert files(path) == before
+
+
+def test_many_damaged_blocks_are_one_line(tmp_path):
+    path, now = tmp_path / "sweep", layout(lanes=(2, 5), chunk=(1, 1))
+    fill(path, now)
+    for file in (path / "error").glob("c.*"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="blocks 0, 1, 2, 3, 4 and 5 more of 10 in") as info:
+        store.open_sweep(path)
+    one_line(info)
 
 
 # --- moments at which two processes meet ---
