@@ -22,9 +22,10 @@ import math
 import operator
 import os
 import re
+import shutil
 import socket
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
@@ -43,6 +44,7 @@ FINGERPRINTS = "problems"  # in a configuration: what only follows from all the 
 _SEAL = "sha256"  # in the group's attributes: of all that a new store holds
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()  # what a dict lacks
 _ANEW = "give another path, or delete it to start anew"
+_Check = Callable[[np.ndarray, np.ndarray], None]
 
 
 class Variable(NamedTuple):
@@ -125,10 +127,16 @@ class Store:
     def __init__(self, path: Path, layout: Layout):
         self.path = path
         self.layout = layout
+        self._source: _Source | None = None
         self._arrays, self._encoded = _encoder(layout)
         self._done = np.zeros(layout.n_chunks, bool)
         self._seal = ""
         self._open = True
+
+    @property
+    def known(self) -> np.ndarray | None:
+        """Which lanes are taken over from a smaller store, bool of the lanes' shape, if any."""
+        return None if self._source is None else self._source.known
 
     def done(self) -> np.ndarray:
         """Return which blocks are complete on disk and what was written, bool (n_chunks,)."""
@@ -140,10 +148,11 @@ class Store:
         """Write block `i`, each variable of shape (*block, *variable.shape) and of its own dtype.
 
         `made`, one number per lane, says what the lanes were computed from; it's kept beside the
-        block. On return the block is complete and on disk. Threads may write different blocks at
-        once. Raises `ValueError` for values that don't fit, `RuntimeError` for a block that is
-        complete already or a closed store, `OSError` for a full or read-only disk; none of them
-        changes the blocks that are complete.
+        block. Lanes that are `known` may hold anything: they're taken over. On return the block is
+        complete and on disk. Threads may write different blocks at once. Raises `ValueError` for
+        values that don't fit, `RuntimeError` for a block that is complete already or a closed
+        store, `OSError` for a full or read-only disk; none of them changes the blocks that are
+        complete.
         """
         arrays = _checked_values(self.layout, i, values)
         if not self._open:
@@ -152,8 +161,10 @@ class Store:
         status = place["status"]
         if os.path.lexists(status):
             raise RuntimeError(f"block {i} of the store {str(self.path)!r} is complete already")
-        data = {name: self._encode(i, name, array) for name, array in arrays.items()}
         about = [float(x) for x in made]
+        if self._source is not None:
+            arrays, about = self._source.fill(self.layout.block(i), arrays, about)
+        data = {name: self._encode(i, name, array) for name, array in arrays.items()}
         digest = {"sha256": _digest(self._seal, status.name, data, about), "made": about}
         files = {place[name]: data[name] for name in data if name != "status"}
         files[status.with_name(_DIGEST.format(status.name))] = json.dumps(digest).encode()
@@ -167,12 +178,23 @@ class Store:
 
 
 @contextlib.contextmanager
-def open_store(path: str | os.PathLike, layout: Layout) -> Iterator[Store]:
+def open_store(
+    path: str | os.PathLike,
+    layout: Layout,
+    check: _Check | None = None,
+) -> Iterator[Store]:
     """Create the store `path` or go on with it, alone: nobody else can open it until the end.
 
     Every block is read and checked. Those that aren't what was written are removed, with one
     warning, so that they're computed again. A store that is complete is only read: permission to
-    read it is enough.
+    read it is enough. `check(blocks, made)` is called before anything is changed, with the numbers
+    of the blocks that are complete and what was written as `made` of every lane; it may raise.
+
+    A store whose values (coordinates along the lane dims) are all among those of `layout`, and
+    which is the same in all else, is extended: a new store is filled beside it, in the hidden
+    folder `.NAME.extended`, and takes its place once it's complete. `Store.known` says which lanes
+    are taken over, bit for bit; `write` fills them in. Until then, the old one stays as it is, and
+    a killed extension goes on with the same call.
 
     Raises `ValueError` for a path that holds anything but a store of this very layout and
     configuration, which is then left as it is; `RuntimeError` while another process writes to it;
@@ -184,31 +206,88 @@ def open_store(path: str | os.PathLike, layout: Layout) -> Iterator[Store]:
         raise FileNotFoundError(
             f"the folder {str(folder.parent)!r} of the store does not exist; create it first"
         )
-    store = Store(folder, layout)
+    _finish_exchange(folder)
     with contextlib.ExitStack() as held:
-        found = _same(folder, layout)
-        blocks = _blocks(found) if found is not None and _has_all(found) else None
-        if blocks is not None and blocks.done.all():
+        found, places = _meant(folder, layout)
+        store = Store(folder, layout)
+        blocks = _blocks(found) if found and not places and _has_all(found) else None
+        if found is not None and blocks is not None and blocks.done.all():
+            if check is not None:
+                check(np.flatnonzero(blocks.done), blocks.made)
+            store._seal, store._done = found.seal, blocks.done
             _remove_lock(folder)
         else:
             held.enter_context(_locked(folder))
             # Looked at again: until the lock was ours, another process may have been at work.
-            found = _same(folder, layout)
-            blocks = None if found is None else _blocks(found)
-            if blocks is not None:
-                _remove_damaged(folder, layout, blocks)
-            with _explained(folder):
-                if found is not None:
-                    _remove_partial(folder, layout)
-                else:
-                    found = _Found(folder, layout, _create(folder, store))
-        store._seal = found.seal
-        if blocks is not None:
-            store._done = blocks.done
+            found, places = _meant(folder, layout)
+            if found is not None and places:
+                store = held.enter_context(_extended(found, layout, places, check))
+            else:
+                _prepare(store, found, check)
         try:
             yield store
         finally:
             store._open = False
+
+
+@contextlib.contextmanager
+def _extended(
+    old: "_Found", layout: Layout, places: list[np.ndarray], check: _Check | None
+) -> Iterator[Store]:
+    """Fill a store of `layout` beside that of `old`, and exchange them once it's complete."""
+    folder = old.folder
+    before, store = _blocks(old), Store(_beside(folder), layout)
+    known = np.zeros(tuple(layout.lanes.values()), bool)
+    made = np.full(known.shape, np.nan)
+    known[np.ix_(*places)] = _lanes_of(old.layout, before.done)
+    made[np.ix_(*places)] = before.made
+    blocks = [known[layout.block(i)] for i in range(layout.n_chunks)]
+    with _locked(store.path):
+        found = _found(store.path)
+        if found is not None and _changes(found.layout, layout):
+            raise ValueError(
+                f"{str(folder)!r} is being extended to other values already: finish this by the "
+                f"call that began it, or delete {str(store.path)!r} to drop what it computed"
+            )
+        if check is not None and known.any():
+            check(np.flatnonzero([block.any() for block in blocks]), made)
+        _remove_damaged(folder, old.layout, before)
+        _prepare(store, found, check)
+        store._source = _Source(old, places, known, made)
+        for i in np.flatnonzero([block.all() for block in blocks] & ~store._done).tolist():
+            shapes = {name: layout.shape(i, name) for name in layout.variables}
+            nothing = {n: np.zeros(s, layout.variables[n].dtype) for n, s in shapes.items()}
+            store.write(i, nothing, made[layout.block(i)].ravel())
+        try:
+            yield store
+        finally:
+            store._open = False
+    if store._done.all():
+        _exchange(folder)
+
+
+def _lanes_of(layout: Layout, done: np.ndarray) -> np.ndarray:
+    """Which lanes lie in these blocks, bool of the lanes' shape."""
+    lanes = np.zeros(tuple(layout.lanes.values()), bool)
+    for i in np.flatnonzero(done).tolist():
+        lanes[layout.block(i)] = True
+    return lanes
+
+
+def _prepare(store: Store, found: "_Found | None", check: _Check | None) -> None:
+    """Create the store, or make the one that was found ready to go on; the lock is ours."""
+    folder, layout = store.path, store.layout
+    if found is None:
+        with _explained(folder):
+            store._seal = _create(folder, store)
+        return
+    blocks = _blocks(found)
+    if check is not None and blocks.done.any():
+        check(np.flatnonzero(blocks.done), blocks.made)
+    _remove_damaged(folder, layout, blocks)
+    with _explained(folder):
+        _remove_partial(folder, layout)
+    store._seal, store._done = found.seal, blocks.done
 
 
 def open_sweep(path: str | os.PathLike) -> "xarray.Dataset":
@@ -236,6 +315,7 @@ def open_sweep(path: str | os.PathLike) -> "xarray.Dataset":
     """
     _zarr()
     folder = _local(path)
+    _finish_exchange(folder)
     found = _found(folder)
     if found is None:
         raise FileNotFoundError(f"there is no sweep at {str(folder)!r}: give the path of a store")
@@ -257,7 +337,10 @@ def opened(path: str | os.PathLike) -> "xarray.Dataset":
     """The dataset of a store whose blocks were checked, as `sweep` gives it from memory."""
     import xarray
 
-    data = xarray.open_zarr(Path(path), chunks=None)
+    from odeae.pinned import PinnedStore
+
+    # Absolute: the script may change its folder before the values are read.
+    data = xarray.open_zarr(PinnedStore(_local(path)), chunks=None)
     for name in ("format", _SEAL):
         del data.attrs[name]
     # Zarr reads text of any length, NumPy's own kind has one length for all.
@@ -496,15 +579,101 @@ def _found(folder: Path) -> _Found | None:
     return _Found(folder, layout, seal)
 
 
-def _same(folder: Path, layout: Layout) -> _Found | None:
+def _meant(folder: Path, layout: Layout) -> tuple[_Found | None, list[np.ndarray] | None]:
     """Return the store of `layout` in `folder`; None if it may be created there.
 
-    Raises `ValueError` for anything else.
+    If it's one that `layout` extends, return also where its values are among the new ones, one
+    array for each lane dim. Raises `ValueError` for anything else.
     """
     found = _found(folder)
-    if found is not None and (changes := _changes(found.layout, layout)):
+    if found is None or not (changes := _changes(found.layout, layout)):
+        return found, None
+    places = _places(found.layout, layout)
+    if places is None:
         raise _another(folder, changes)
-    return found
+    before, now = (x.configuration.get(FINGERPRINTS, {}) for x in (found.layout, layout))
+    if told := _other_fingerprints(before, now, [name for name in before if name in now]):
+        raise _another(folder, told)
+    return found, places
+
+
+def _places(stored: Layout, now: Layout) -> list[np.ndarray] | None:
+    """Where the stored values are among those of now, for each lane dim.
+
+    None if some of them are missing, or if more than the values along lane dims differs.
+    """
+    if list(stored.lanes) != list(now.lanes) or any(_differences(_lasting(stored), _lasting(now))):
+        return None
+    for name, variable in stored.variables.items():
+        # A wider network makes more rows and columns, which are NaN for narrower ones.
+        if any(map(operator.gt, variable.shape, now.variables[name].shape)):
+            return None
+    rows = [_rows(stored), _rows(now)]
+    if rows[0] == rows[1]:
+        return None
+    places = []
+    for before, after in zip(*rows, strict=True):
+        where: dict[Any, list[int]] = {}
+        for i, row in enumerate(after):
+            where.setdefault(row, []).append(i)
+        found = [where[row].pop(0) if where.get(row) else -1 for row in before]
+        if -1 in found:
+            return None
+        places.append(np.array(found))
+    return places
+
+
+def _rows(layout: Layout) -> list[list[tuple]]:
+    """What stands at each place of each lane dim: the values of the coordinates along it."""
+    rows = []
+    for dim, size in layout.lanes.items():
+        along = [x.tolist() for _, (dims, x, _) in sorted(layout.coords.items()) if dims == (dim,)]
+        rows.append(list(zip(*along, strict=True)) or [(i, size) for i in range(size)])
+    return rows
+
+
+def _lasting(layout: Layout) -> dict:
+    """All that an extension leaves as it is."""
+    values, shapes, configuration, _ = _described(layout)
+    free = [(dim,) for dim in layout.lanes]
+    kept = {name: x for name, x in values.items() if layout.coords[name][0] not in free}
+    variables = {name: v._replace(shape=())._asdict() for name, v in layout.variables.items()}
+    return {"values": kept, "coords": shapes["coords"], "variables": variables, **configuration}
+
+
+class _Source(NamedTuple):
+    """A store whose lanes are taken over: where they are among the new ones, and which."""
+
+    old: _Found
+    places: list[np.ndarray]
+    known: np.ndarray
+    made: np.ndarray
+
+    def fill(
+        self, block: tuple[slice, ...], arrays: dict[str, np.ndarray], made: list[float]
+    ) -> tuple[dict[str, np.ndarray], list[float]]:
+        """Return what a block holds, with the stored values in the lanes that are known."""
+        known = self.known[block]
+        if not known.any():
+            return arrays, made
+        new, old = [], []  # for each dim: which lanes of the block, and where they were
+        for lanes, at in zip(block, self.places, strict=True):
+            here = (at >= lanes.start) & (at < lanes.stop)
+            new.append(at[here] - lanes.start)
+            old.append(np.flatnonzero(here))
+        zarr = _zarr()
+        store = zarr.storage.LocalStore(self.old.folder, read_only=True)
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
+        filled = {}
+        for name, array in arrays.items():
+            shape = self.old.layout.variables[name].shape
+            stored = np.full(array.shape, _FILL[array.dtype.kind], array.dtype)
+            at = np.ix_(*new, *map(np.arange, shape))
+            stored[at] = group[name].oindex[(*old, *(slice(None) for _ in shape))]
+            filled[name] = np.where(known.reshape(known.shape + (1,) * len(shape)), stored, array)
+        if made:
+            made = np.where(known.ravel(), self.made[block].ravel(), made).tolist()
+        return filled, made
 
 
 def _another(folder: Path, changes: list[str]) -> ValueError:
@@ -649,8 +818,12 @@ def _changes(stored: Layout, now: Layout) -> list[str]:
     *told, (before, after) = pairs
     told = list(itertools.chain(*(_differences(*pair) for pair in told)))
     before, after = before[FINGERPRINTS], after[FINGERPRINTS]
-    changed = [name for name in before | after if before.get(name) != after.get(name)]
-    return told or [f"`{name}` now makes another problem or state" for name in changed]
+    return told or _other_fingerprints(before, after, [*(before | after)])
+
+
+def _other_fingerprints(before: dict, now: dict, names: list[str]) -> list[str]:
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    return [f"`{name}` now makes another problem or state" for name in changed]
 
 
 def _described(layout: Layout) -> tuple[dict, dict, dict, dict]:
@@ -815,6 +988,39 @@ def _remove_partial(folder: Path, layout: Layout) -> None:
                 os.unlink(folder / name / file)
 
 
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.extended")
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _exchange(folder: Path) -> None:
+    """Put the complete store beside `folder` in its place; both locks' ends are near."""
+    with _explained(folder):
+        os.replace(folder, _replaced(folder))
+        _sync(folder.parent)
+        os.replace(_beside(folder), folder)
+        _sync(folder.parent)
+    shutil.rmtree(_replaced(folder), ignore_errors=True)
+
+
+def _finish_exchange(folder: Path) -> None:
+    """Do the rest of an exchange that was killed on its way."""
+    replaced = _replaced(folder)
+    if not os.path.lexists(replaced):
+        return
+    # If the store is in its place, only litter is left, which may stay on a disk that is read-only.
+    errors = (OSError, RuntimeError) if os.path.lexists(folder) else ()
+    with contextlib.suppress(*errors), _explained(folder), _locked(replaced):
+        if not os.path.lexists(folder):
+            there = (_beside(folder) / "zarr.json").exists()
+            os.replace(_beside(folder) if there else replaced, folder)
+            _sync(folder.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
 def _remove_lock(folder: Path) -> None:
     """Remove the lock of a process that was killed after the last block; it needn't succeed."""
     if (folder / "status" / _LOCK).exists():
@@ -836,8 +1042,10 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            place = folder / "status" / _LOCK
             with contextlib.suppress(OSError):  # a lock's file left behind does no harm
-                os.unlink(folder / "status" / _LOCK)
+                if _is_same(descriptor, place):  # not so if another store took this one's place
+                    os.unlink(place)
             os.close(descriptor)
     finally:
         for inner in [folder / "status", *([folder] if made else [])]:

@@ -277,7 +277,9 @@ def changed(**changes):
         (changed(chunk=(1, 3)), "`chunk`: stored (1, 2), now (1, 3)"),
         (changed(rates=(0.1, 0.25)), "sweep: `lr[1]`: stored 0.2, now 0.25: give"),
         (changed(rates=(1, 2)), "sweep: `lr[0]`: stored 0.1, now 1, `coords.lr.dtype`: stored 'fl"),
-        (changed(lanes=(3, 5), rates=(0.1, 0.2, 0.3)), "sweep: `lr`: stored 2 values, now 3, `la"),
+        (changed(lanes=(1, 5), rates=(0.1,)), "sweep: `lr`: stored 2 values, now 1, `lanes`: sto"),
+        (changed(lanes=(3, 5), rates=(0.1, 0.3, 0.4)), "sweep: `lr`: stored 2 values, now 3, `la"),
+        (changed(lanes=(3, 5), rates=(0.1, 0.2, 0.3), rtol=1e-5), "`lr`: stored 2 values, now 3"),
         (changed(rates=(0.3, 0.2), rtol=1e-5, about=""), "sweep: `lr[0]`: stored 0.1, now 0.3, `"),
         (changed(problems={"a": 2}), "sweep: `a` now makes another problem or state: give"),
         (changed(problems={"a": 2}, rtol=1e-5), "sweep: `rtol`: stored 1e-06, now 1e-05: give"),
@@ -819,6 +821,194 @@ def test_many_damaged_blocks_are_one_line(tmp_path):
     one_line(info)
 
 
+# --- more values: stores that are extended ---
+
+
+def wider(rates, seeds, chunk=(1, 2), size=3, **configuration):
+    """A layout whose lanes all have values, of a variable that may get more rows."""
+    return Layout(
+        lanes={"lr": len(rates), "seed": len(seeds)},
+        chunk=chunk,
+        variables={
+            "error": Variable(("k",), (size,), "float64", {}),
+            "status": Variable((), (), "int8", {}),
+        },
+        coords={
+            "lr": (("lr",), np.array(rates), {}),
+            "seed": (("seed",), np.array(seeds), {}),
+        },
+        configuration={"rtol": 1e-6, **configuration},
+    )
+
+
+def of_values(layout, i):
+    """What lanes hold follows from their values alone; narrow ones have NaN in further rows."""
+    rates, seeds = (
+        layout.coords[name][1][at] for name, at in zip(("lr", "seed"), layout.block(i), strict=True)
+    )
+    error = np.full((len(rates), len(seeds), layout.variables["error"].shape[0]), np.nan)
+    error[..., :3] = (rates[:, None] + 1e-3 * seeds)[..., None] + 1e-7 * np.arange(3.0)
+    status = (10 * rates[:, None] + seeds).astype("int8") % 3
+    return {"error": error, "status": status}, (rates[:, None] * 100 + seeds).ravel()
+
+
+def compute(path, layout, blocks=None, check=None):
+    """Fill a store, and return which lanes were computed, as pairs of values."""
+    computed = []
+    with open_store(path, layout, check) as open_:
+        for i in np.flatnonzero(~open_.done()) if blocks is None else blocks:
+            values, made = of_values(layout, i)
+            new = np.ones(values["status"].shape, bool)
+            if open_.known is not None:
+                new = ~open_.known[layout.block(i)]
+                values = {"error": values["error"].copy(), "status": values["status"].copy()}
+                values["error"][~new], values["status"][~new] = np.nan, -1
+                made = np.where(new.ravel(), made, np.nan)
+            open_.write(i, values, made)
+            computed += np.round(of_values(layout, i)[1][new.ravel()]).astype(int).tolist()
+    return computed
+
+
+OLD = ([0.1, 0.2], [0, 1, 2, 3])
+EXTENSIONS = [
+    ([0.1, 0.2], range(8), {}),  # more seeds
+    ([0.1, 0.15, 0.2], range(4), {}),  # a finer axis
+    ([0.05, 0.1, 0.15, 0.2, 0.3], [7, 3, 0, 1, 2, 9, 8], {"chunk": (2, 3)}),  # anything
+    ([0.2, 0.1], range(4), {}),  # another order
+    ([0.1, 0.2, 0.3], range(4), {"size": 5}),  # wider networks among the new ones
+]
+
+
+@pytest.mark.parametrize(("rates", "seeds", "more"), EXTENSIONS)
+@pytest.mark.parametrize("half", [False, True])
+def test_an_extended_store_is_the_fresh_one(tmp_path, rates, seeds, more, half):
+    path, now = tmp_path / "sweep", wider(rates, list(seeds), **more)
+    old = compute(path, wider(*OLD), [0, 3] if half else None)
+    assert len(old) == (4 if half else 8)
+    new = compute(path, now)
+    assert sorted(new + old) == sorted(compute(tmp_path / "fresh", now))  # no lane twice
+    assert files(path) == files(tmp_path / "fresh")  # to the byte, digests included
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["fresh", "sweep"]
+    assert compute(path, now) == []
+
+
+def test_a_killed_extension_leaves_a_store_and_goes_on(tmp_path, monkeypatch):
+    """Death at any step: old or new, the store at the path is whole, and the call goes on."""
+    now = wider([0.1, 0.15, 0.2], [0, 1, 2], chunk=(1, 3))
+    old = wider([0.1, 0.2], [0, 1], chunk=(1, 2))
+    compute(tmp_path / "fresh", now)
+    seen = set()
+
+    def extend(at):
+        """Die at this step; returns the store's path, and how many steps there were."""
+        path = tmp_path / str(at) / "sweep"
+        path.parent.mkdir()
+        compute(path, old)
+        disk = Disk(dying(at))
+        monkeypatch.setattr(store, "os", disk)
+        with contextlib.suppress(Dead):
+            compute(path, now)
+        disk.end(power_cut=False)
+        monkeypatch.setattr(store, "os", os)
+        return path, disk.steps
+
+    _, total = extend(0)
+    for at in [*range(3, total - 8, total // 5), *range(total - 8, total + 1)]:
+        path, _ = extend(at)
+        if not path.exists():  # between the two renames: the next call puts it in place
+            seen.add("nothing")
+        data = store.open_sweep(path).load()
+        assert np.all(data.status >= 0)
+        seen.add(data.sizes["lr"])
+        compute(path, now)
+        assert files(path) == files(tmp_path / "fresh")
+        assert [entry.name for entry in path.parent.iterdir()] == ["sweep"]
+    assert total > 40
+    assert seen == {2, 3, "nothing"}
+
+
+def test_an_extension_is_no_way_around_a_check(tmp_path):
+    path, now = tmp_path / "sweep", wider([0.1, 0.2, 0.3], [0, 1, 2, 3, 4])
+    compute(path, wider(*OLD, problems={"build(0.1)": "a", "build(0.2)": "b"}))
+    before = files(tmp_path)
+    other = wider([0.1, 0.2, 0.3], range(5), problems={"build(0.1)": "c", "build(0.3)": "d"})
+    with pytest.raises(ValueError, match=r"`build\(0.1\)` now makes another problem") as info:
+        compute(path, other)
+    one_line(info)
+
+    def check(blocks, made):
+        assert blocks.tolist() == [0, 1, 3, 4]  # two seeds a block: the fifth seed isn't stored
+        known = made[:2, :4]
+        np.testing.assert_allclose(known, [[10, 11, 12, 13], [20, 21, 22, 23]])
+        assert np.isfinite(made).sum() == 8
+        raise ValueError("another")
+
+    now = wider([0.1, 0.2, 0.3], range(5), problems={"build(0.1)": "a", "build(0.3)": "d"})
+    with pytest.raises(ValueError, match=r"^another$"):
+        compute(path, now, check=check)
+    assert files(tmp_path) == before
+    assert len(compute(path, now)) == 7
+
+
+def test_damaged_blocks_are_not_taken_over(tmp_path):
+    path, now = tmp_path / "sweep", wider([0.1, 0.2], range(6))
+    compute(path, wider(*OLD))
+    (path / "error" / "c.1.0.0").write_bytes(b"")
+    with pytest.warns(UserWarning, match="1 of 4 blocks"):
+        assert sorted(compute(path, now)) == [14, 15, 20, 21, 24, 25]
+    compute(tmp_path / "fresh", now)
+    assert files(path) == files(tmp_path / "fresh")
+
+
+def test_two_extensions_of_one_store_are_told_apart(tmp_path):
+    path = tmp_path / "sweep"
+    compute(path, wider(*OLD))
+    compute(path, wider([0.1, 0.2], range(8)), blocks=[2])  # and no more: it isn't complete
+    assert dict(store.open_sweep(path).sizes) == {"lr": 2, "seed": 4, "k": 3}
+    with pytest.raises(ValueError, match="is being extended to other values already") as info:
+        compute(path, wider([0.1, 0.2, 0.3], range(4)))
+    one_line(info, str(tmp_path / ".sweep.extended"), "or delete")
+    assert sorted(compute(path, wider([0.1, 0.2], range(8)))) == [16, 17, 24, 25, 26, 27]
+    with open_store(path, wider([0.1, 0.2], range(8))) as open_:
+        assert open_.done().all()
+
+
+def test_zipped_lanes_are_taken_over_with_all_their_values(tmp_path):
+    def zipped(rates, kinds):
+        coords = {
+            "lr": (("lane",), np.array(rates), {}),
+            "kind": (("lane",), np.array(kinds), {}),
+        }
+        return Layout({"lane": len(rates)}, (2,), STATUS, coords, {})
+
+    path = tmp_path / "sweep"
+    with open_store(path, zipped([0.1, 0.1, 0.2], ["a", "b", "a"])) as open_:
+        open_.write(0, {"status": np.array([0, 1], "int8")})
+        open_.write(1, {"status": np.array([2], "int8")})
+    now = zipped([0.2, 0.1, 0.2, 0.1, 0.1], ["long", "a", "a", "b", "a"])
+    with open_store(path, now) as open_:
+        assert open_.known.tolist() == [False, True, True, True, False]  # each lane once
+        for i, size in enumerate((2, 2, 1)):
+            if not open_.done()[i]:
+                open_.write(i, {"status": np.full(size, 9, "int8")})
+    assert store.open_sweep(path).status.values.tolist() == [9, 0, 2, 1, 9]
+    with pytest.raises(ValueError, match="another sweep"):
+        open_store(path, zipped([0.1, 0.1, 0.2], ["b", "b", "a"])).__enter__()
+
+
+def test_a_dataset_of_a_store_that_was_extended_says_so(tmp_path):
+    """Its files have the names of others now: it would read other lanes without a word."""
+    path = tmp_path / "sweep"
+    compute(path, wider(*OLD))
+    before = store.open_sweep(path)
+    assert before.error.sel(lr=0.2, seed=0, k=0) == 0.2
+    compute(path, wider([0.1, 0.15, 0.2], range(4)))
+    with pytest.raises(RuntimeError, match="was extended, replaced or removed since") as info:
+        before.error.sel(lr=0.2, seed=1).load()
+    one_line(info, str(path), "odeae.open_sweep")
+    assert store.open_sweep(path).error.sel(lr=0.2, seed=1, k=0) == 0.201
+
+
 # --- moments at which two processes meet ---
 
 
@@ -879,7 +1069,7 @@ def start(script, *args):
 
 
 KILLED = """
-import json, os, random, signal, sys, time, warnings
+import json, os, random, signal, sys, warnings
 import zarr
 warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's threads are idle across the fork
 path, chance = sys.argv[1], random.Random(int(sys.argv[2]))
