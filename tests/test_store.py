@@ -1069,17 +1069,19 @@ def start(script, *args):
 
 
 KILLED = """
-import json, os, random, signal, sys, warnings
+import json, os, random, signal, sys, time, warnings
 import zarr
 warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's threads are idle across the fork
 path, chance = sys.argv[1], random.Random(int(sys.argv[2]))
 now = layout(lanes=(2, 100), chunk=(1, 1))
 
-def work():
+def work(allowed, line):
+    # Write blocks, one for each byte that comes, and print a byte for each.
     with open_store(path, now) as open_:
         for i in chance.sample(list(np.flatnonzero(~open_.done())), k=int(sum(~open_.done()))):
+            os.read(allowed, 1)
             open_.write(i, values(now, i))
-            time.sleep(chance.uniform(0, 0.01))
+            os.write(line, b".")
 
 def seen():
     folder = path + "/status"
@@ -1094,15 +1096,26 @@ def seen():
 
 rounds, kills = [], 0
 while True:
+    (allowed, allow), (lines, line) = os.pipe(), os.pipe()
     pid = os.fork()
     if not pid:
         chance.seed(len(rounds))
-        work()
+        work(allowed, line)
         os._exit(0)
+    os.close(line)
     if kills < 15:
-        time.sleep(chance.uniform(0.0, 0.1))
+        first = chance.randint(0, 8)
+        os.write(allow, first * b".")
+        for _ in range(first):
+            assert os.read(lines, 1) == b"."
+        os.write(allow, b"..")  # it dies within these two, or after them: never at the end of all
+        time.sleep(chance.uniform(0.0, 0.004 if first else 0.05))
         os.kill(pid, signal.SIGKILL)
+    else:
+        os.write(allow, now.n_chunks * b".")
     _, how = os.waitpid(pid, 0)
+    for end in (allowed, allow, lines):
+        os.close(end)
     rounds.append(seen())
     if how == 0:
         break
@@ -1119,7 +1132,7 @@ def test_kill_9_at_random_moments(tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, f"seed {seed}"
     kills, rounds = json.loads(out)
-    assert kills >= 10
+    assert kills == 15
     for before, after in itertools.pairwise(rounds):
         assert before.items() <= after.items(), f"a complete block was rewritten, seed {seed}"
     assert 0 < len(rounds[-2]) < 2 * now.n_chunks  # the kills came neither too soon nor too late

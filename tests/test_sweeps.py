@@ -512,8 +512,8 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
 
 def test_a_sweep_is_extended_to_the_bits_of_a_fresh_one(tmp_path, monkeypatch, uninterrupted):
     """More seeds and a finer axis: stored curves are kept; interrupted, the same call goes on."""
-    path, small = tmp_path / "sweep", {"seed": [0, 1, 3, 5], "lr": LR[[0, 1, 2, 4, 6, 7]]}
-    before = sweep(grid=small, store=path)
+    path, small = tmp_path / "sweep", {"seed": [0, 1, 3, 5], "lr": LR[[0, 1, 4, 7]]}
+    before = sweep(grid=small, store=path).load()
     solved = []
     solve = sweeps._Plan._solve
 
@@ -524,19 +524,16 @@ def test_a_sweep_is_extended_to_the_bits_of_a_fresh_one(tmp_path, monkeypatch, u
     monkeypatch.setattr(sweeps._Plan, "_solve", counted)
     with computing(monkeypatch, lambda i: 1 / (3 - i)), pytest.raises(ZeroDivisionError):
         sweep(grid=GRID, store=path)
-    same(before, sweep(grid=small))  # the old one stays until the new one is complete
-    assert len(solved) == 2 + 2 + 8 + 24
+    same(odeae.open_sweep(path), before)  # the old one stays until the new one is complete
+    assert len(solved) == 4 + 4 + 8
     with computing(monkeypatch) as blocks:
         same(sweep(grid=GRID, store=path), uninterrupted)
     assert blocks == [3, 4, 5]
-    assert len(solved) == 36 + 2 + 8 + 2
+    assert len(solved) == 16 + 4 + 8 + 4
     same(odeae.open_sweep(path), uninterrupted)
     with computing(monkeypatch) as blocks:
         same(sweep(grid=GRID, store=path), uninterrupted)
     assert blocks == []
-    with pytest.raises(RuntimeError, match="was extended"):
-        sweeps.opened  # noqa: B018
-        before.error[0, 1].load()
 
 
 def test_a_build_that_changed_between_the_probes_is_refused(tmp_path, monkeypatch, uninterrupted):
