@@ -9,6 +9,7 @@ place here, because the order in which they reach the disk is what makes a store
   one is computed again, and a block with one is complete unless somebody damaged it later;
 - a digest of all files of a block lies beside its `status`; a block that isn't what was written (a
   file is missing, swapped, changed or of another store) is computed again;
+- a store that gets more lanes is filled anew beside the old one, which it replaces at the end;
 - the group's own `zarr.json` is placed after all else of a new store, so a folder with one is a
   store, and without one it's an interrupted creation, made anew.
 """

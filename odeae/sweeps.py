@@ -110,7 +110,10 @@ def sweep(
     than the memory. What is stored is checked first: damaged chunks are computed again, and the
     problems and states of at most 100 of the stored chunks (1000 curves, where `build` can't be
     traced over any number), evenly chosen, are built again and compared with those that were
-    solved. `odeae.open_sweep` opens a store. Needs `pip install 'odeae[sweep]'`.
+    solved. A stored sweep, finished or not, is extended by the same call with more values (more
+    seeds, a finer axis; zipped: more lanes): what is stored is kept, bit for bit, and only the rest
+    is computed, into a hidden folder beside the store (`.NAME.extended`) that takes the store's
+    place once all is done. `odeae.open_sweep` opens a store. Needs `pip install 'odeae[sweep]'`.
 
     `workers`: processes on this machine. `executor`: anything with `submit`, or a pool of
     `odeae.workers` (processes, accelerators, Dask, SLURM): one that isn't open yet is opened for
