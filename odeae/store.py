@@ -593,7 +593,7 @@ def _meant(folder: Path, layout: Layout) -> tuple[_Found | None, list[np.ndarray
     if places is None:
         raise _another(folder, changes)
     before, now = (x.configuration.get(FINGERPRINTS, {}) for x in (found.layout, layout))
-    if told := _other_fingerprints(before, now, [name for name in before if name in now]):
+    if told := _other_fingerprints(before, now):
         raise _another(folder, told)
     return found, places
 
@@ -819,11 +819,11 @@ def _changes(stored: Layout, now: Layout) -> list[str]:
     *told, (before, after) = pairs
     told = list(itertools.chain(*(_differences(*pair) for pair in told)))
     before, after = before[FINGERPRINTS], after[FINGERPRINTS]
-    return told or _other_fingerprints(before, after, [*(before | after)])
+    return told or _other_fingerprints(before, after)
 
 
-def _other_fingerprints(before: dict, now: dict, names: list[str]) -> list[str]:
-    changed = [name for name in names if before.get(name) != now.get(name)]
+def _other_fingerprints(before: dict, now: dict) -> list[str]:
+    changed = [name for name in before if name in now and before[name] != now[name]]
     return [f"`{name}` now makes another problem or state" for name in changed]
 
 

@@ -262,6 +262,7 @@ def test_a_layout_that_cannot_be_stored_is_refused_where_it_is_born(changes, sai
 
 def changed(**changes):
     base = {"solver": {"name": "Tsit5", "pid": [0.1, 0.3]}, "about": "x" * 80 + "old" + "y" * 80}
+    base["problems"] = {"a": 1, "b": 1}
     return layout(**{**base, **changes})
 
 
@@ -281,8 +282,11 @@ def changed(**changes):
         (changed(lanes=(3, 5), rates=(0.1, 0.3, 0.4)), "sweep: `lr`: stored 2 values, now 3, `la"),
         (changed(lanes=(3, 5), rates=(0.1, 0.2, 0.3), rtol=1e-5), "`lr`: stored 2 values, now 3"),
         (changed(rates=(0.3, 0.2), rtol=1e-5, about=""), "sweep: `lr[0]`: stored 0.1, now 0.3, `"),
-        (changed(problems={"a": 2}), "sweep: `a` now makes another problem or state: give"),
-        (changed(problems={"a": 2}, rtol=1e-5), "sweep: `rtol`: stored 1e-06, now 1e-05: give"),
+        (changed(problems={"a": 2, "b": 1}), "sweep: `a` now makes another problem or state: give"),
+        (
+            changed(problems={"a": 2, "b": 1}, rtol=1e-5),
+            "sweep: `rtol`: stored 1e-06, now 1e-05: give",
+        ),
         (changed(a=1, b=2, c=3, rtol=0), "and 1 more"),
     ],
 )
