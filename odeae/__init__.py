@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from odeae.spectrum import Spectrum
     from odeae.stability import Directions, FixedPoint, FixedPointStatus, fixed_points
     from odeae.state import Densities, Modes, OrderParameters, State
+    from odeae.store import open_sweep
     from odeae.sweeps import sweep
     from odeae.trajectory import Checkpoint, Status, Trajectory, log_times
 
@@ -66,6 +67,7 @@ _HOME = {
     "spectrum": "Spectrum",
     "stability": "Directions FixedPoint FixedPointStatus fixed_points",
     "state": "Densities Modes OrderParameters State",
+    "store": "open_sweep",
     "sweeps": "sweep",
     "trajectory": "Checkpoint Status Trajectory log_times",
 }
@@ -132,6 +134,7 @@ __all__ = [
     "mode_map",
     "mode_map_of_weights",
     "natural_patches",
+    "open_sweep",
     "plateaus",
     "plot",
     "plot_mode_dynamics",

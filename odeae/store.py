@@ -5,35 +5,47 @@ yet has `status` −1 and is NaN elsewhere. Zarr encodes in memory only, and the
 place here, because the order in which they reach the disk is what makes a store safe:
 
 - a file is written beside its place, flushed, then moved into it, so it's whole or not there;
-- the `status` of a block is placed after all else of that block is on disk, so a block with a
-  `status` is complete, and a block without one is computed again;
+- the `status` of a block is placed after all else of that block is on disk, so a block without
+  one is computed again, and a block with one is complete unless somebody damaged it later;
+- a digest of all files of a block lies beside its `status`; a block that isn't what was written (a
+  file is missing, swapped, changed or of another store) is computed again;
+- a store that gets more lanes is filled anew beside the old one, which it replaces at the end;
 - the group's own `zarr.json` is placed after all else of a new store, so a folder with one is a
   store, and without one it's an interrupted creation, made anew.
 """
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import math
 import operator
 import os
 import re
+import shutil
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
-_FORMAT = "odeae sweep, version 1"
-_LOCK = ".odeae-lock"  # inside the array `status`: Zarr warns of files it doesn't know in a group
+if TYPE_CHECKING:
+    import xarray
+
+_FORMAT = "odeae sweep, version 2"
+# These lie inside the array `status`: Zarr warns of files it doesn't know in a group.
+_LOCK = ".odeae-lock"
+_DIGEST = ".{}.digest"  # of the block whose status is in the file {}
 _FILL = {"f": math.nan, "i": -1, "u": 0, "b": False}  # by kind of dtype: what isn't computed yet
 FINGERPRINTS = "problems"  # in a configuration: what only follows from all the rest
+_SEAL = "sha256"  # in the group's attributes: of all that a new store holds
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()  # what a dict lacks
 _ANEW = "give another path, or delete it to start anew"
+_Check = Callable[[np.ndarray, np.ndarray], None]
 
 
 class Variable(NamedTuple):
@@ -116,34 +128,50 @@ class Store:
     def __init__(self, path: Path, layout: Layout):
         self.path = path
         self.layout = layout
+        self._source: _Source | None = None
         self._arrays, self._encoded = _encoder(layout)
+        self._done = np.zeros(layout.n_chunks, bool)
+        self._seal = ""
         self._open = True
 
-    def done(self) -> np.ndarray:
-        """Return which blocks are complete on disk, bool (n_chunks,)."""
-        with _explained(self.path, "read"):
-            files = set(os.listdir(self.path / "status"))
-        blocks = itertools.product(*map(range, self.layout.grid))
-        return np.array([".".join(["c", *map(str, at)]) in files for at in blocks])
+    @property
+    def known(self) -> np.ndarray | None:
+        """Which lanes are taken over from a smaller store, bool of the lanes' shape, if any."""
+        return None if self._source is None else self._source.known
 
-    def write(self, i: SupportsIndex, values: dict[str, np.ndarray]) -> None:
+    def done(self) -> np.ndarray:
+        """Return which blocks are complete on disk and what was written, bool (n_chunks,)."""
+        return self._done.copy()
+
+    def write(
+        self, i: SupportsIndex, values: dict[str, np.ndarray], made: Iterable[float] = ()
+    ) -> None:
         """Write block `i`, each variable of shape (*block, *variable.shape) and of its own dtype.
 
-        On return the block is complete and on disk. Threads may write different blocks at once.
-        Raises `ValueError` for values that don't fit, `RuntimeError` for a block that is complete
-        already or a closed store, `OSError` for a full or read-only disk; none of them changes the
-        blocks that are complete.
+        `made`, one number per lane, says what the lanes were computed from; it's kept beside the
+        block. Lanes that are `known` may hold anything: they're taken over. On return the block is
+        complete and on disk. Threads may write different blocks at once. Raises `ValueError` for
+        values that don't fit, `RuntimeError` for a block that is complete already or a closed
+        store, `OSError` for a full or read-only disk; none of them changes the blocks that are
+        complete.
         """
         arrays = _checked_values(self.layout, i, values)
         if not self._open:
             raise RuntimeError(f"the store {str(self.path)!r} is closed: write within `open_store`")
         place = {name: self.path / name / self.layout._file(i, name) for name in arrays}
-        if os.path.lexists(place["status"]):
-            raise RuntimeError(f"block {i} of the store {str(self.path)!r} is complete already")
-        files = {place[name]: self._encode(i, name, array) for name, array in arrays.items()}
         status = place["status"]
+        if os.path.lexists(status):
+            raise RuntimeError(f"block {i} of the store {str(self.path)!r} is complete already")
+        about = [float(x) for x in made]
+        if self._source is not None:
+            arrays, about = self._source.fill(self.layout.block(i), arrays, about)
+        data = {name: self._encode(i, name, array) for name, array in arrays.items()}
+        digest = {"sha256": _digest(self._seal, status.name, data, about), "made": about}
+        files = {place[name]: data[name] for name in data if name != "status"}
+        files[status.with_name(_DIGEST.format(status.name))] = json.dumps(digest).encode()
         with _explained(self.path):
-            _put(files, last={status: files.pop(status)})
+            _put(files, last={status: data["status"]})
+        self._done[operator.index(i)] = True
 
     def _encode(self, i: SupportsIndex, name: str, array: np.ndarray) -> bytes:
         self._arrays[name][self.layout.block(i)] = array
@@ -151,10 +179,23 @@ class Store:
 
 
 @contextlib.contextmanager
-def open_store(path: str | os.PathLike, layout: Layout) -> Iterator[Store]:
+def open_store(
+    path: str | os.PathLike,
+    layout: Layout,
+    check: _Check | None = None,
+) -> Iterator[Store]:
     """Create the store `path` or go on with it, alone: nobody else can open it until the end.
 
-    A store that is complete is only read: permission to read it is enough.
+    Every block is read and checked. Those that aren't what was written are removed, with one
+    warning, so that they're computed again. A store that is complete is only read: permission to
+    read it is enough. `check(blocks, made)` is called before anything is changed, with the numbers
+    of the blocks that are complete and what was written as `made` of every lane; it may raise.
+
+    A store whose values (coordinates along the lane dims) are all among those of `layout`, and
+    which is the same in all else, is extended: a new store is filled beside it, in the hidden
+    folder `.NAME.extended`, and takes its place once it's complete. `Store.known` says which lanes
+    are taken over, bit for bit; `write` fills them in. Until then, the old one stays as it is, and
+    a killed extension goes on with the same call.
 
     Raises `ValueError` for a path that holds anything but a store of this very layout and
     configuration, which is then left as it is; `RuntimeError` while another process writes to it;
@@ -166,23 +207,148 @@ def open_store(path: str | os.PathLike, layout: Layout) -> Iterator[Store]:
         raise FileNotFoundError(
             f"the folder {str(folder.parent)!r} of the store does not exist; create it first"
         )
-    store = Store(folder, layout)
+    _finish_exchange(folder)
     with contextlib.ExitStack() as held:
-        if _is_there(folder, layout) and store.done().all():
+        found, places = _meant(folder, layout)
+        store = Store(folder, layout)
+        blocks = _blocks(found) if found and not places and _has_all(found) else None
+        if found is not None and blocks is not None and blocks.done.all():
+            if check is not None:
+                check(np.flatnonzero(blocks.done), blocks.made)
+            store._seal, store._done = found.seal, blocks.done
             _remove_lock(folder)
         else:
             held.enter_context(_locked(folder))
             # Looked at again: until the lock was ours, another process may have been at work.
-            there = _is_there(folder, layout)
-            with _explained(folder):
-                if there:
-                    _remove_partial(folder, layout)
-                else:
-                    _create(folder, store)
+            found, places = _meant(folder, layout)
+            if found is not None and places:
+                store = held.enter_context(_extended(found, layout, places, check))
+            else:
+                _prepare(store, found, check)
         try:
             yield store
         finally:
             store._open = False
+
+
+@contextlib.contextmanager
+def _extended(
+    old: "_Found", layout: Layout, places: list[np.ndarray], check: _Check | None
+) -> Iterator[Store]:
+    """Fill a store of `layout` beside that of `old`, and exchange them once it's complete."""
+    folder = old.folder
+    before, store = _blocks(old), Store(_beside(folder), layout)
+    known = np.zeros(tuple(layout.lanes.values()), bool)
+    made = np.full(known.shape, np.nan)
+    known[np.ix_(*places)] = _lanes_of(old.layout, before.done)
+    made[np.ix_(*places)] = before.made
+    blocks = [known[layout.block(i)] for i in range(layout.n_chunks)]
+    with _locked(store.path):
+        found = _found(store.path)
+        if found is not None and _changes(found.layout, layout):
+            raise ValueError(
+                f"{str(folder)!r} is being extended to other values already: finish this by the "
+                f"call that began it, or delete {str(store.path)!r} to drop what it computed"
+            )
+        if check is not None and known.any():
+            check(np.flatnonzero([block.any() for block in blocks]), made)
+        _remove_damaged(folder, old.layout, before)
+        _prepare(store, found, check)
+        store._source = _Source(old, places, known, made)
+        for i in np.flatnonzero([block.all() for block in blocks] & ~store._done).tolist():
+            shapes = {name: layout.shape(i, name) for name in layout.variables}
+            nothing = {n: np.zeros(s, layout.variables[n].dtype) for n, s in shapes.items()}
+            store.write(i, nothing, made[layout.block(i)].ravel())
+        try:
+            yield store
+        finally:
+            store._open = False
+    if store._done.all():
+        _exchange(folder)
+
+
+def _lanes_of(layout: Layout, done: np.ndarray) -> np.ndarray:
+    """Which lanes lie in these blocks, bool of the lanes' shape."""
+    lanes = np.zeros(tuple(layout.lanes.values()), bool)
+    for i in np.flatnonzero(done).tolist():
+        lanes[layout.block(i)] = True
+    return lanes
+
+
+def _prepare(store: Store, found: "_Found | None", check: _Check | None) -> None:
+    """Create the store, or make the one that was found ready to go on; the lock is ours."""
+    folder, layout = store.path, store.layout
+    if found is None:
+        with _explained(folder):
+            store._seal = _create(folder, store)
+        return
+    blocks = _blocks(found)
+    if check is not None and blocks.done.any():
+        check(np.flatnonzero(blocks.done), blocks.made)
+    _remove_damaged(folder, layout, blocks)
+    with _explained(folder):
+        _remove_partial(folder, layout)
+    store._seal, store._done = found.seal, blocks.done
+
+
+def open_sweep(path: str | os.PathLike) -> "xarray.Dataset":
+    """Open the store of a sweep, as `sweep(..., store=path)` returned it.
+
+    Every block (a chunk of the curves) is read once and compared with its digest. What the
+    dataset holds is read from the store when it's asked for. Curves that aren't computed yet
+    have `status` −1 and are NaN.
+
+    Args:
+        path: the folder of the store.
+
+    Returns:
+        The dataset: one dim per parameter (zipped: `lane`) and `time` (steps/D); `error`, what
+        else was saved, `status`, `stop_time` (steps/D) and `final_excess`.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if `path` holds something else, or if a block was damaged: it says which.
+        ImportError: without Zarr: `pip install 'odeae[sweep]'`.
+
+    Example:
+        >>> data = odeae.open_sweep("runs.zarr")  # doctest: +SKIP
+        >>> data.final_excess.where(data.status == 0).min("seed")  # doctest: +SKIP
+    """
+    _zarr()
+    folder = _local(path)
+    _finish_exchange(folder)
+    found = _found(folder)
+    if found is None:
+        raise FileNotFoundError(f"there is no sweep at {str(folder)!r}: give the path of a store")
+    damaged = _blocks(found).damaged
+    if damaged:
+        named, more = damaged[:5], len(damaged) - 5
+        last = f"{more} more" if more > 0 else str(named.pop())
+        text = " and ".join([", ".join(map(str, named)), last] if named else [last])
+        one = len(damaged) == 1
+        raise ValueError(
+            f"block{'' if one else 's'} {text} of {found.layout.n_chunks} in {str(folder)!r} "
+            f"{'is' if one else 'are'} damaged: run the same sweep again, which computes "
+            f"{'it' if one else 'them'} anew"
+        )
+    return opened(folder)
+
+
+def opened(path: str | os.PathLike) -> "xarray.Dataset":
+    """The dataset of a store whose blocks were checked, as `sweep` gives it from memory."""
+    import xarray
+
+    from odeae.pinned import PinnedStore
+
+    # Absolute: the script may change its folder before the values are read.
+    data = xarray.open_zarr(PinnedStore(_local(path)), chunks=None)
+    for name in ("format", _SEAL):
+        del data.attrs[name]
+    # Zarr reads text of any length, NumPy's own kind has one length for all.
+    texts = {name: x for name, x in data.coords.items() if x.dtype.kind in "TO"}
+    return data.assign_coords(
+        {name: (x.dims, np.array(x.values.tolist(), str), x.attrs) for name, x in texts.items()}
+    )
 
 
 def _checked_variable(name: str, variable: Variable) -> Variable:
@@ -372,27 +538,38 @@ def _stored(folder: Path, root: dict) -> Layout:
 # What is at a path, and whether it's the store that was meant.
 
 
-def _is_there(folder: Path, layout: Layout) -> bool:
-    """Whether `folder` holds the store of `layout`; False if it may be created there.
+class _Found(NamedTuple):
+    """A store that is there: `seal` is the digest of all but its blocks."""
+
+    folder: Path
+    layout: Layout
+    seal: str
+
+
+def _found(folder: Path) -> _Found | None:
+    """Return the store in `folder`; None if one may be created there.
 
     Raises `ValueError` for anything else.
     """
     with _explained(folder, "read"):
         if not os.path.lexists(folder):
-            return False
+            return None
         if not folder.is_dir():
             raise ValueError(f"{str(folder)!r} isn't a folder, so no store: give another path")
         root = folder / "zarr.json"
         if not root.exists():
             if _is_unfinished(folder):
-                return False
+                return None
             if not root.exists():  # another process may have finished it just now
                 raise ValueError(
                     f"{str(folder)!r} is neither empty nor a store (no `zarr.json` in it): {_ANEW}"
                 )
         about = _read_root(folder)
         try:
-            stored = _stored(folder, about)
+            layout = _stored(folder, about)
+            seal = _sealed(about, {name: (folder / name).read_bytes() for name in _fixed(layout)})
+            if seal != about["attributes"].get(_SEAL):
+                raise ValueError("its metadata or coordinates aren't those that were written")
         except PermissionError:
             raise
         except Exception as error:  # whatever Zarr and json raise on what isn't theirs
@@ -400,12 +577,202 @@ def _is_there(folder: Path, layout: Layout) -> bool:
             raise ValueError(
                 f"the store {str(folder)!r} is damaged ({_cut(said)}): {_ANEW}"
             ) from error
-    if changes := _changes(stored, layout):
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-        raise ValueError(
-            f"{str(folder)!r} holds another sweep: {', '.join(changes[:3])}{more}: {_ANEW}"
-        )
-    return True
+    return _Found(folder, layout, seal)
+
+
+def _meant(folder: Path, layout: Layout) -> tuple[_Found | None, list[np.ndarray] | None]:
+    """Return the store of `layout` in `folder`; None if it may be created there.
+
+    If it's one that `layout` extends, return also where its values are among the new ones, one
+    array for each lane dim. Raises `ValueError` for anything else.
+    """
+    found = _found(folder)
+    if found is None or not (changes := _changes(found.layout, layout)):
+        return found, None
+    places = _places(found.layout, layout)
+    if places is None:
+        raise _another(folder, changes)
+    before, now = (x.configuration.get(FINGERPRINTS, {}) for x in (found.layout, layout))
+    if told := _other_fingerprints(before, now):
+        raise _another(folder, told)
+    return found, places
+
+
+def _places(stored: Layout, now: Layout) -> list[np.ndarray] | None:
+    """Where the stored values are among those of now, for each lane dim.
+
+    None if some of them are missing, or if more than the values along lane dims differs.
+    """
+    if list(stored.lanes) != list(now.lanes) or any(_differences(_lasting(stored), _lasting(now))):
+        return None
+    for name, variable in stored.variables.items():
+        # A wider network makes more rows and columns, which are NaN for narrower ones.
+        if any(map(operator.gt, variable.shape, now.variables[name].shape)):
+            return None
+    rows = [_rows(stored), _rows(now)]
+    if rows[0] == rows[1]:
+        return None
+    places = []
+    for before, after in zip(*rows, strict=True):
+        where: dict[Any, list[int]] = {}
+        for i, row in enumerate(after):
+            where.setdefault(row, []).append(i)
+        found = [where[row].pop(0) if where.get(row) else -1 for row in before]
+        if -1 in found:
+            return None
+        places.append(np.array(found))
+    return places
+
+
+def _rows(layout: Layout) -> list[list[tuple]]:
+    """What stands at each place of each lane dim: the values of the coordinates along it."""
+    rows = []
+    for dim, size in layout.lanes.items():
+        along = [x.tolist() for _, (dims, x, _) in sorted(layout.coords.items()) if dims == (dim,)]
+        rows.append(list(zip(*along, strict=True)) or [(i, size) for i in range(size)])
+    return rows
+
+
+def _lasting(layout: Layout) -> dict:
+    """All that an extension leaves as it is."""
+    values, shapes, configuration, _ = _described(layout)
+    free = [(dim,) for dim in layout.lanes]
+    kept = {name: x for name, x in values.items() if layout.coords[name][0] not in free}
+    variables = {name: v._replace(shape=())._asdict() for name, v in layout.variables.items()}
+    return {"values": kept, "coords": shapes["coords"], "variables": variables, **configuration}
+
+
+class _Source(NamedTuple):
+    """A store whose lanes are taken over: where they are among the new ones, and which."""
+
+    old: _Found
+    places: list[np.ndarray]
+    known: np.ndarray
+    made: np.ndarray
+
+    def fill(
+        self, block: tuple[slice, ...], arrays: dict[str, np.ndarray], made: list[float]
+    ) -> tuple[dict[str, np.ndarray], list[float]]:
+        """Return what a block holds, with the stored values in the lanes that are known."""
+        known = self.known[block]
+        if not known.any():
+            return arrays, made
+        new, old = [], []  # for each dim: which lanes of the block, and where they were
+        for lanes, at in zip(block, self.places, strict=True):
+            here = (at >= lanes.start) & (at < lanes.stop)
+            new.append(at[here] - lanes.start)
+            old.append(np.flatnonzero(here))
+        zarr = _zarr()
+        store = zarr.storage.LocalStore(self.old.folder, read_only=True)
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
+        filled = {}
+        for name, array in arrays.items():
+            shape = self.old.layout.variables[name].shape
+            stored = np.full(array.shape, _FILL[array.dtype.kind], array.dtype)
+            at = np.ix_(*new, *map(np.arange, shape))
+            stored[at] = group[name].oindex[(*old, *(slice(None) for _ in shape))]
+            filled[name] = np.where(known.reshape(known.shape + (1,) * len(shape)), stored, array)
+        if made:
+            made = np.where(known.ravel(), self.made[block].ravel(), made).tolist()
+        return filled, made
+
+
+def _another(folder: Path, changes: list[str]) -> ValueError:
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return ValueError(
+        f"{str(folder)!r} holds another sweep: {', '.join(changes[:3])}{more}: {_ANEW}"
+    )
+
+
+# Digests: what makes damage known.
+
+
+class _Blocks(NamedTuple):
+    """Blocks of a store: which are complete (n_chunks,), and which have a status, but are not."""
+
+    done: np.ndarray
+    damaged: list[int]
+    made: np.ndarray  # of every lane that is done, NaN elsewhere
+
+
+def _blocks(found: _Found) -> _Blocks:
+    """Read every block that has a status and compare it with its digest."""
+    layout = found.layout
+    done = np.zeros(layout.n_chunks, bool)
+    made, damaged = np.full(tuple(layout.lanes.values()), np.nan), []
+    with _explained(found.folder, "read"):
+        files = set(os.listdir(found.folder / "status"))
+        for i in range(layout.n_chunks):
+            if layout._file(i, "status") in files:
+                about = _intact(found, i)
+                done[i] = about is not None
+                if about is None:
+                    damaged.append(i)
+                elif about:
+                    made[layout.block(i)] = np.reshape(about, layout.shape(i, "status"))
+    return _Blocks(done, damaged, made)
+
+
+def _intact(found: _Found, i: int) -> list[float] | None:
+    """Return what was written as `made` of block i; None if a file isn't what was written."""
+    folder, layout = found.folder, found.layout
+    status = layout._file(i, "status")
+    try:
+        stored = json.loads((folder / "status" / _DIGEST.format(status)).read_bytes())
+        names = layout.variables
+        data = {name: (folder / name / layout._file(i, name)).read_bytes() for name in names}
+        digest = _digest(found.seal, status, data, stored["made"])
+        return stored["made"] if digest == stored["sha256"] else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # ValueError: not JSON
+        return None
+
+
+def _digest(seal: str, place: str, data: dict[str, bytes], made: list[float]) -> str:
+    """The digest of a block: of its files, its place, its store and `made`."""
+    parts = [f"{name} {hashlib.sha256(data[name]).hexdigest()}" for name in sorted(data)]
+    return hashlib.sha256("\n".join([seal, place, json.dumps(made), *parts]).encode()).hexdigest()
+
+
+def _sealed(root: dict, files: dict[str, bytes]) -> str:
+    """The digest of all that a new store holds; other attributes may be added to the group."""
+    own = {
+        name: root["attributes"].get(name) for name in ("format", "configuration", "coordinates")
+    }
+    text = json.dumps([own, root["consolidated_metadata"]], sort_keys=True)
+    parts = [f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)]
+    return hashlib.sha256("\n".join([text, *parts]).encode()).hexdigest()
+
+
+def _fixed(layout: Layout) -> list[str]:
+    """The files of a new store except for the group's own: metadata and coordinates."""
+    coords = [f"{name}/c{'.0' * len(dims)}" for name, (dims, _, _) in layout.coords.items()]
+    return [f"{name}/zarr.json" for name in (*layout.variables, *layout.coords)] + coords
+
+
+def _has_all(found: _Found) -> bool:
+    with _explained(found.folder, "read"):
+        files = set(os.listdir(found.folder / "status"))
+    layout = found.layout
+    return files.issuperset(layout._file(i, "status") for i in range(layout.n_chunks))
+
+
+def _remove_damaged(folder: Path, layout: Layout, blocks: _Blocks) -> None:
+    """Remove the files of damaged blocks, `status` first, and say so."""
+    if not blocks.damaged:
+        return
+    with _explained(folder):
+        for i in blocks.damaged:
+            names = ["status", *(name for name in layout.variables if name != "status")]
+            files = [folder / name / layout._file(i, name) for name in names]
+            files.insert(1, files[0].with_name(_DIGEST.format(files[0].name)))
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file)
+    warnings.warn(
+        f"{len(blocks.damaged)} of {layout.n_chunks} blocks of the store {str(folder)!r} were "
+        "damaged (files missing or changed): they are computed again",
+        stacklevel=5,
+    )
 
 
 def _read_root(folder: Path) -> dict:
@@ -452,8 +819,12 @@ def _changes(stored: Layout, now: Layout) -> list[str]:
     *told, (before, after) = pairs
     told = list(itertools.chain(*(_differences(*pair) for pair in told)))
     before, after = before[FINGERPRINTS], after[FINGERPRINTS]
-    changed = [name for name in before | after if before.get(name) != after.get(name)]
-    return told or [f"`{name}` now makes another problem or state" for name in changed]
+    return told or _other_fingerprints(before, after)
+
+
+def _other_fingerprints(before: dict, now: dict) -> list[str]:
+    changed = [name for name in before if name in now and before[name] != now[name]]
+    return [f"`{name}` now makes another problem or state" for name in changed]
 
 
 def _described(layout: Layout) -> tuple[dict, dict, dict, dict]:
@@ -570,8 +941,11 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _create(folder: Path, store: Store) -> None:
-    """Make an empty store of what an earlier attempt may have left of one; an error leaves none."""
+def _create(folder: Path, store: Store) -> str:
+    """Make an empty store of what an earlier attempt may have left of one; an error leaves none.
+
+    Returns its seal.
+    """
     try:
         _clear(folder)
         for place in (folder / "status", folder):  # the lock marks what follows as ours
@@ -579,12 +953,15 @@ def _create(folder: Path, store: Store) -> None:
         with contextlib.suppress(PermissionError):  # a folder may be closed to us, what's in it not
             _sync(folder.parent)
         keys = list(store._encoded)
-        files = {folder / key: store._encoded.pop(key).to_bytes() for key in keys}
+        data = {key: store._encoded.pop(key).to_bytes() for key in keys}
+        about = json.loads(data.pop("zarr.json"))
+        seal = about["attributes"][_SEAL] = _sealed(about, data)
+        files = {folder / key: content for key, content in data.items()}
         for name in {key.rpartition("/")[0] for key in keys} - {"", "status"}:
             os.mkdir(folder / name)
         _sync(folder)
-        root = folder / "zarr.json"
-        _put(files, last={root: files.pop(root)})
+        _put(files, last={folder / "zarr.json": json.dumps(about, indent=2).encode()})
+        return seal
     except BaseException:
         with contextlib.suppress(OSError):
             _clear(folder)
@@ -608,8 +985,41 @@ def _remove_partial(folder: Path, layout: Layout) -> None:
     """Remove the files of a write that was killed: nobody writes but the holder of the lock."""
     for name in layout.variables:
         for file in os.listdir(folder / name):
-            if re.fullmatch(r"\.c[.0-9]*\.partial", file):
+            if re.fullmatch(r"\.(c[.0-9]*|\.c[.0-9]*\.digest)\.partial", file):
                 os.unlink(folder / name / file)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.extended")
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _exchange(folder: Path) -> None:
+    """Put the complete store beside `folder` in its place; both locks' ends are near."""
+    with _explained(folder):
+        os.replace(folder, _replaced(folder))
+        _sync(folder.parent)
+        os.replace(_beside(folder), folder)
+        _sync(folder.parent)
+    shutil.rmtree(_replaced(folder), ignore_errors=True)
+
+
+def _finish_exchange(folder: Path) -> None:
+    """Do the rest of an exchange that was killed on its way."""
+    replaced = _replaced(folder)
+    if not os.path.lexists(replaced):
+        return
+    # If the store is in its place, only litter is left, which may stay on a disk that is read-only.
+    errors = (OSError, RuntimeError) if os.path.lexists(folder) else ()
+    with contextlib.suppress(*errors), _explained(folder), _locked(replaced):
+        if not os.path.lexists(folder):
+            there = (_beside(folder) / "zarr.json").exists()
+            os.replace(_beside(folder) if there else replaced, folder)
+            _sync(folder.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _remove_lock(folder: Path) -> None:
@@ -633,8 +1043,10 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            place = folder / "status" / _LOCK
             with contextlib.suppress(OSError):  # a lock's file left behind does no harm
-                os.unlink(folder / "status" / _LOCK)
+                if _is_same(descriptor, place):  # not so if another store took this one's place
+                    os.unlink(place)
             os.close(descriptor)
     finally:
         for inner in [folder / "status", *([folder] if made else [])]:

@@ -12,7 +12,6 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -36,7 +35,7 @@ from odeae.prediction import (
 from odeae.problem import Problem, check_state
 from odeae.schedules import check_schedule
 from odeae.state import State
-from odeae.store import FINGERPRINTS, Layout, Variable, open_store
+from odeae.store import FINGERPRINTS, Layout, Variable, open_store, opened
 from odeae.trajectory import Status
 from odeae.words import one_of
 
@@ -108,7 +107,13 @@ def sweep(
     `store`: a folder for a Zarr store, filled chunk by chunk. Killed at any moment it loses the
     chunks in work, and the same call goes on with the rest; the result is the same to the last
     bit. The dataset then reads from the store what is asked of it, so that a sweep can be larger
-    than the memory. Needs `pip install 'odeae[sweep]'`.
+    than the memory. What is stored is checked first: damaged chunks are computed again, and the
+    problems and states of at most 100 of the stored chunks (1000 curves, where `build` can't be
+    traced over any number), evenly chosen, are built again and compared with those that were
+    solved. A stored sweep, finished or not, is extended by the same call with more values (more
+    seeds, a finer axis; zipped: more lanes): what is stored is kept, bit for bit, and only the rest
+    is computed, into a hidden folder beside the store (`.NAME.extended`) that takes the store's
+    place once all is done. `odeae.open_sweep` opens a store. Needs `pip install 'odeae[sweep]'`.
 
     `workers`: processes on this machine. `executor`: anything with `submit`, or a pool of
     `odeae.workers` (processes, accelerators, Dask, SLURM): one that isn't open yet is opened for
@@ -132,22 +137,26 @@ def sweep(
             f"`executor` must have a method submit(function, *args), got {executor!r:.60}"
         )
     with contextlib.ExitStack() as held:
-        target = held.enter_context(open_store(store, plan.layout)) if store is not None else None
+        target = None
+        if store is not None:
+            check = functools.partial(_check_made, plan, store)
+            target = held.enter_context(open_store(store, plan.layout, check))
         done = np.zeros(plan.layout.n_chunks, bool) if target is None else target.done()
         memory = {} if target is not None else plan.empty()
+        plan.known = None if target is None else target.known
         if workers is not None:
             from odeae.workers import process_pool
 
             executor = process_pool(workers)
         if executor is not None and not _has(executor, "submit"):
             executor = None if done.all() else held.enter_context(executor)
-        for i, values in _computed(plan, done, executor, progress):
+        for i, (values, made) in _computed(plan, done, executor, progress):
             if target is None:
                 for name, array in values.items():
                     memory[name][plan.layout.block(i)] = array
             else:
-                target.write(i, values)
-    return plan.dataset(memory) if store is None else _opened(store)
+                target.write(i, values, made)
+    return plan.dataset(memory) if store is None else opened(store)
 
 
 def _has(value: Any, method: str) -> bool:
@@ -173,21 +182,30 @@ def _computed(plan: "_Plan", done: Any, executor: Any, progress: bool) -> Iterat
             bar.update(sizes[i])
 
 
-def _compute(plan: "_Plan", i: int) -> dict[str, np.ndarray]:
+def _compute(plan: "_Plan", i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return plan.compute(i)
 
 
-def _opened(store: Any) -> "xarray.Dataset":
-    """The dataset of a store, as `_Plan.dataset` gives it from memory."""
-    import xarray
-
-    data = xarray.open_zarr(Path(store), chunks=None)
-    del data.attrs["format"]
-    # Zarr reads text of any length, NumPy's own kind has one length for all.
-    texts = {name: x for name, x in data.coords.items() if x.dtype.kind in "TO"}
-    return data.assign_coords(
-        {name: (x.dims, np.array(x.values.tolist(), str), x.attrs) for name, x in texts.items()}
-    )
+def _check_made(plan: "_Plan", store: Any, blocks: np.ndarray, made: np.ndarray) -> None:
+    """Build lanes of these blocks again; raises `ValueError` if they aren't those of `made`."""
+    most = 100 if plan.traced else max(1, 1000 // math.prod(plan.layout.chunk))
+    chosen = np.linspace(0, len(blocks) - 1, min(len(blocks), most)).round().astype(int)
+    others = []
+    for i in blocks[chosen].tolist():
+        before = made[plan.layout.block(i)].ravel()
+        known = np.isfinite(before)
+        lanes = list(itertools.compress(plan.lanes(i), known))
+        now = plan.sketches(lanes)
+        # To ten digits: other machines and other sizes of a block differ in the last ones.
+        differ = np.abs(now - before[known]) > 1e-10 * np.maximum(1.0, np.abs(now))
+        others += itertools.compress(lanes, differ)
+    if others:
+        first = {name: plan.columns[name][at] for name, at in others[0].items()}
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise ValueError(
+            f"{os.fspath(store)!r} holds another sweep: `build` makes another problem or state at "
+            f"{_described(first)}{more}: give another path, or delete it to start anew"
+        )
 
 
 @dataclass
@@ -207,6 +225,7 @@ class _Plan:
     max_steps: int
     automatic: bool  # whether the solver may change
     layout: Layout = field(init=False)
+    known: np.ndarray | None = None  # lanes that a store has already: they stay empty
     built: dict = field(
         default_factory=dict
     )  # compiled builders, by the values that aren't traced and size
@@ -262,15 +281,29 @@ class _Plan:
         return [dict(zip(self.columns, at, strict=True)) for at in itertools.product(*axes)]
 
     @in_float64
-    def compute(self, i: int) -> dict[str, np.ndarray]:
-        """Solve block i; returns every variable in the block's shape."""
+    def sketches(self, lanes: list[dict[str, int]]) -> np.ndarray:
+        """What `_sketch` says of these lanes, (n,)."""
+        out = np.full(len(lanes), np.nan)
+        for which, tree in self._built(lanes):
+            out[which] = _sketch(tree)
+        return out
+
+    @in_float64
+    def compute(self, i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Solve block i; returns every variable in the block's shape, and the lanes' sketches."""
         lanes = self.lanes(i)
         out = {
             name: np.full((len(lanes), *v.shape), np.nan if v.dtype == "float64" else -1, v.dtype)
             for name, v in self.layout.variables.items()
         }
         families = {}  # lanes of one structure, whatever values made it
-        for which, tree in self._built(lanes):
+        made = np.full(len(lanes), np.nan)
+        todo = np.arange(len(lanes))
+        if self.known is not None:
+            todo = np.flatnonzero(~self.known[self.layout.block(i)])
+        for members, tree in self._built([lanes[lane] for lane in todo]):
+            which = todo[members]
+            made[which] = _sketch(tree)
             leaves, kind = jax.tree.flatten(tree)
             key = (kind, *((x.shape[:-1], x.dtype) for x in leaves))
             families.setdefault(key, []).append((which, tree))
@@ -281,7 +314,8 @@ class _Plan:
             )
             equations, states = tree
             self._solve(which, equations, states, out)
-        return {name: x.reshape(self.layout.shape(i, name)) for name, x in out.items()}
+        values = {name: x.reshape(self.layout.shape(i, name)) for name, x in out.items()}
+        return values, made
 
     def _built(self, lanes: list[dict[str, int]]) -> Iterator[tuple[np.ndarray, Any]]:
         """(lanes, their equations and states, lane axis last), group by group."""
@@ -525,6 +559,27 @@ def _digest(lane: Any) -> str:
     numbers = ["/".join(f"{x:.9e}" for x in np.ravel(leaf).astype(float)) for leaf in leaves]
     text = "|".join([re.sub(r" at 0x[0-9a-f]+", "", str(kind)), *numbers])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sketch(lanes: Any) -> np.ndarray:
+    """One number per lane, (n,), that a change of the lane's problem or state changes.
+
+    It changes as little as they do. So it's compared with a tolerance, and a million numbers are
+    told from others on every machine, where some digest of them would differ by a last digit.
+    """
+    leaves, kind = jax.tree.flatten(lanes)
+    text = re.sub(r" at 0x[0-9a-f]+", "", f"{kind} {[leaf.shape[:-1] for leaf in leaves]}")
+    structure = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
+    total = np.full(leaves[0].shape[-1], structure)
+    for seed, leaf in enumerate(leaves):
+        rows = np.reshape(np.asarray(leaf, float), (-1, leaf.shape[-1]))
+        odd = ~np.isfinite(rows)
+        rows = np.where(odd, 0.0, rows)
+        largest = np.max(np.abs(rows), axis=0, initial=0.0)
+        scale = np.where(largest > 0, largest, 1.0)
+        weights = np.random.default_rng(seed).uniform(0.5, 1.5, 1 + len(rows))
+        total += weights[0] * np.log(scale) + weights[1:] @ (rows / scale + odd)
+    return total
 
 
 def _traceable(build: Callable, columns: dict[str, Any], first: dict[str, Any]) -> tuple[str, ...]:

@@ -262,6 +262,7 @@ def test_a_layout_that_cannot_be_stored_is_refused_where_it_is_born(changes, sai
 
 def changed(**changes):
     base = {"solver": {"name": "Tsit5", "pid": [0.1, 0.3]}, "about": "x" * 80 + "old" + "y" * 80}
+    base["problems"] = {"a": 1, "b": 1}
     return layout(**{**base, **changes})
 
 
@@ -277,10 +278,15 @@ def changed(**changes):
         (changed(chunk=(1, 3)), "`chunk`: stored (1, 2), now (1, 3)"),
         (changed(rates=(0.1, 0.25)), "sweep: `lr[1]`: stored 0.2, now 0.25: give"),
         (changed(rates=(1, 2)), "sweep: `lr[0]`: stored 0.1, now 1, `coords.lr.dtype`: stored 'fl"),
-        (changed(lanes=(3, 5), rates=(0.1, 0.2, 0.3)), "sweep: `lr`: stored 2 values, now 3, `la"),
+        (changed(lanes=(1, 5), rates=(0.1,)), "sweep: `lr`: stored 2 values, now 1, `lanes`: sto"),
+        (changed(lanes=(3, 5), rates=(0.1, 0.3, 0.4)), "sweep: `lr`: stored 2 values, now 3, `la"),
+        (changed(lanes=(3, 5), rates=(0.1, 0.2, 0.3), rtol=1e-5), "`lr`: stored 2 values, now 3"),
         (changed(rates=(0.3, 0.2), rtol=1e-5, about=""), "sweep: `lr[0]`: stored 0.1, now 0.3, `"),
-        (changed(problems={"a": 2}), "sweep: `a` now makes another problem or state: give"),
-        (changed(problems={"a": 2}, rtol=1e-5), "sweep: `rtol`: stored 1e-06, now 1e-05: give"),
+        (changed(problems={"a": 2, "b": 1}), "sweep: `a` now makes another problem or state: give"),
+        (
+            changed(problems={"a": 2, "b": 1}, rtol=1e-5),
+            "sweep: `rtol`: stored 1e-06, now 1e-05: give",
+        ),
         (changed(a=1, b=2, c=3, rtol=0), "and 1 more"),
     ],
 )
@@ -343,7 +349,7 @@ def _foreign_array(path):
 def _later_version(path):
     fill(path, layout())
     root = path / "zarr.json"
-    root.write_text(root.read_text().replace("version 1", "version 2"))
+    root.write_text(root.read_text().replace("version 2", "version 3"))
 
 
 def _without_metadata(path):
@@ -386,7 +392,7 @@ def _garbled_coordinate(path):
         (_foreign_group, "holds Zarr data that no sweep wrote"),
         (_foreign_group_without_its_metadata, "neither empty nor a store"),
         (_foreign_array, "holds Zarr data that no sweep wrote"),
-        (_later_version, "'odeae sweep, version 2', not 'odeae sweep, version 1'"),
+        (_later_version, "'odeae sweep, version 3', not 'odeae sweep, version 2'"),
         (_without_metadata, "no `zarr.json` in it"),
         (_garbled, "is damaged (its `zarr.json` can't be read)"),
         (_without_metadata_of_an_array, "is damaged ("),
@@ -689,6 +695,324 @@ def test_a_folder_without_permission_to_write(tmp_path):
             folder.chmod(0o755)
 
 
+# --- damage that comes later ---
+
+
+def _gone(path):
+    (path / "error" / "c.0.1.0").unlink()
+
+
+def _swapped(path):
+    files = [path / "error" / name for name in ("c.0.1.0", "c.1.0.0")]
+    data = [file.read_bytes() for file in files]
+    for file, other in zip(files, reversed(data), strict=True):
+        file.write_bytes(other)
+
+
+def _swapped_whole(path):
+    """Both blocks move with their digests."""
+    _swapped(path)
+    for first in (path / "status" / "c.0.1", path / "status" / ".c.0.1.digest"):
+        second = first.with_name(first.name.replace("0.1", "1.0"))
+        data = first.read_bytes(), second.read_bytes()
+        second.write_bytes(data[0])
+        first.write_bytes(data[1])
+
+
+def _flipped(path):
+    file = path / "error" / "c.0.1.0"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def _status_of_others(path):
+    (path / "status" / "c.0.1").write_bytes((path / "status" / "c.1.1").read_bytes())
+
+
+def _no_digest(path):
+    (path / "status" / ".c.0.1.digest").unlink()
+
+
+def _garbled_digest(path):
+    (path / "status" / ".c.0.1.digest").write_text('{"sha256": 3')
+
+
+def _of_another_store(path):
+    """A block of a sweep that differs in nothing but its tolerance."""
+    other = path.with_name("other")
+    fill(other, layout(rtol=1e-3))
+    for name in ("error/c.0.1.0", "status/c.0.1", "status/.c.0.1.digest"):
+        (path / name).write_bytes((other / name).read_bytes())
+
+
+DAMAGE = [
+    (_gone, [1]),
+    (_swapped, [1, 3]),
+    (_swapped_whole, [1, 3]),
+    (_flipped, [1]),
+    (_status_of_others, [1]),
+    (_no_digest, [1]),
+    (_garbled_digest, [1]),
+    (_of_another_store, [1]),
+]
+
+
+@pytest.mark.parametrize(("damage", "blocks"), DAMAGE)
+def test_damaged_blocks_are_told_and_computed_again(tmp_path, damage, blocks):
+    path, now = tmp_path / "sweep", layout()
+    fill(path, now)
+    before = files(path)
+    damage(path)
+    text = " and ".join(map(str, blocks))
+    with pytest.raises(ValueError, match=f"{text} of 6 in .* damaged: run the same sweep") as info:
+        store.open_sweep(path)
+    one_line(info, str(path))
+    with contextlib.ExitStack() as held:
+        with pytest.warns(UserWarning, match=f"{len(blocks)} of 6 blocks .* computed again"):
+            open_ = held.enter_context(open_store(path, now))
+        assert np.flatnonzero(~open_.done()).tolist() == blocks
+        check(path, now, open_.done())
+    fill(path, now)
+    assert files(path) == before  # to the byte
+    check(path, now, [True] * 6)
+
+
+def test_open_sweep_gives_what_is_there(tmp_path, monkeypatch):
+    path, now = tmp_path / "sweep", layout()
+    with pytest.raises(FileNotFoundError, match="there is no sweep at") as info:
+        store.open_sweep(path)
+    one_line(info, str(path))
+    with open_store(path, now) as open_:
+        open_.write(4, values(now, 4))
+    data = store.open_sweep(str(path)).load()
+    assert data.identical(
+        check(path, now, np.arange(6) == 4)
+        .drop_attrs(deep=False)
+        .assign_attrs(configuration=json.dumps(now.configuration))
+    )
+    _foreign_group(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds Zarr data that no sweep wrote"):
+        store.open_sweep(tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "zarr", None)
+        with pytest.raises(ImportError, match=r"pip install 'odeae\[sweep\]'"):
+            store.open_sweep(path)
+    (path / "lr" / "c.0").unlink()  # Zarr would give NaN for the values
+    with pytest.raises(ValueError, match="is damaged") as info:
+        store.open_sweep(path)
+    one_line(info, str(path))
+
+
+def test_damage_on_a_disk_that_can_only_be_read_is_one_clear_error(tmp_path, monkeypatch):
+    path = tmp_path / "sweep"
+    fill(path, SMALL)
+    (path / "error" / "c.0.0.0").unlink()
+    before = files(path)
+    monkeypatch.setattr(store, "os", Disk(read_only))
+    with pytest.raises(OSError, match=r"can't write .* Read-only"), open_store(path, SMALL):
+        pass
+    assert files(path) == before
+
+
+def test_many_damaged_blocks_are_one_line(tmp_path):
+    path, now = tmp_path / "sweep", layout(lanes=(2, 5), chunk=(1, 1))
+    fill(path, now)
+    for file in (path / "error").glob("c.*"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="blocks 0, 1, 2, 3, 4 and 5 more of 10 in") as info:
+        store.open_sweep(path)
+    one_line(info)
+
+
+# --- more values: stores that are extended ---
+
+
+def wider(rates, seeds, chunk=(1, 2), size=3, **configuration):
+    """A layout whose lanes all have values, of a variable that may get more rows."""
+    return Layout(
+        lanes={"lr": len(rates), "seed": len(seeds)},
+        chunk=chunk,
+        variables={
+            "error": Variable(("k",), (size,), "float64", {}),
+            "status": Variable((), (), "int8", {}),
+        },
+        coords={
+            "lr": (("lr",), np.array(rates), {}),
+            "seed": (("seed",), np.array(seeds), {}),
+        },
+        configuration={"rtol": 1e-6, **configuration},
+    )
+
+
+def of_values(layout, i):
+    """What lanes hold follows from their values alone; narrow ones have NaN in further rows."""
+    rates, seeds = (
+        layout.coords[name][1][at] for name, at in zip(("lr", "seed"), layout.block(i), strict=True)
+    )
+    error = np.full((len(rates), len(seeds), layout.variables["error"].shape[0]), np.nan)
+    error[..., :3] = (rates[:, None] + 1e-3 * seeds)[..., None] + 1e-7 * np.arange(3.0)
+    status = (10 * rates[:, None] + seeds).astype("int8") % 3
+    return {"error": error, "status": status}, (rates[:, None] * 100 + seeds).ravel()
+
+
+def compute(path, layout, blocks=None, check=None):
+    """Fill a store, and return which lanes were computed, as pairs of values."""
+    computed = []
+    with open_store(path, layout, check) as open_:
+        for i in np.flatnonzero(~open_.done()) if blocks is None else blocks:
+            values, made = of_values(layout, i)
+            new = np.ones(values["status"].shape, bool)
+            if open_.known is not None:
+                new = ~open_.known[layout.block(i)]
+                values = {"error": values["error"].copy(), "status": values["status"].copy()}
+                values["error"][~new], values["status"][~new] = np.nan, -1
+                made = np.where(new.ravel(), made, np.nan)
+            open_.write(i, values, made)
+            computed += np.round(of_values(layout, i)[1][new.ravel()]).astype(int).tolist()
+    return computed
+
+
+OLD = ([0.1, 0.2], [0, 1, 2, 3])
+EXTENSIONS = [
+    ([0.1, 0.2], range(8), {}),  # more seeds
+    ([0.1, 0.15, 0.2], range(4), {}),  # a finer axis
+    ([0.05, 0.1, 0.15, 0.2, 0.3], [7, 3, 0, 1, 2, 9, 8], {"chunk": (2, 3)}),  # anything
+    ([0.2, 0.1], range(4), {}),  # another order
+    ([0.1, 0.2, 0.3], range(4), {"size": 5}),  # wider networks among the new ones
+]
+
+
+@pytest.mark.parametrize(("rates", "seeds", "more"), EXTENSIONS)
+@pytest.mark.parametrize("half", [False, True])
+def test_an_extended_store_is_the_fresh_one(tmp_path, rates, seeds, more, half):
+    path, now = tmp_path / "sweep", wider(rates, list(seeds), **more)
+    old = compute(path, wider(*OLD), [0, 3] if half else None)
+    assert len(old) == (4 if half else 8)
+    new = compute(path, now)
+    assert sorted(new + old) == sorted(compute(tmp_path / "fresh", now))  # no lane twice
+    assert files(path) == files(tmp_path / "fresh")  # to the byte, digests included
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["fresh", "sweep"]
+    assert compute(path, now) == []
+
+
+def test_a_killed_extension_leaves_a_store_and_goes_on(tmp_path, monkeypatch):
+    """Death at any step: old or new, the store at the path is whole, and the call goes on."""
+    now = wider([0.1, 0.15, 0.2], [0, 1, 2], chunk=(1, 3))
+    old = wider([0.1, 0.2], [0, 1], chunk=(1, 2))
+    compute(tmp_path / "fresh", now)
+    seen = set()
+
+    def extend(at):
+        """Die at this step; returns the store's path, and how many steps there were."""
+        path = tmp_path / str(at) / "sweep"
+        path.parent.mkdir()
+        compute(path, old)
+        disk = Disk(dying(at))
+        monkeypatch.setattr(store, "os", disk)
+        with contextlib.suppress(Dead):
+            compute(path, now)
+        disk.end(power_cut=False)
+        monkeypatch.setattr(store, "os", os)
+        return path, disk.steps
+
+    _, total = extend(0)
+    for at in [*range(3, total - 8, total // 5), *range(total - 8, total + 1)]:
+        path, _ = extend(at)
+        if not path.exists():  # between the two renames: the next call puts it in place
+            seen.add("nothing")
+        data = store.open_sweep(path).load()
+        assert np.all(data.status >= 0)
+        seen.add(data.sizes["lr"])
+        compute(path, now)
+        assert files(path) == files(tmp_path / "fresh")
+        assert [entry.name for entry in path.parent.iterdir()] == ["sweep"]
+    assert total > 40
+    assert seen == {2, 3, "nothing"}
+
+
+def test_an_extension_is_no_way_around_a_check(tmp_path):
+    path, now = tmp_path / "sweep", wider([0.1, 0.2, 0.3], [0, 1, 2, 3, 4])
+    compute(path, wider(*OLD, problems={"build(0.1)": "a", "build(0.2)": "b"}))
+    before = files(tmp_path)
+    other = wider([0.1, 0.2, 0.3], range(5), problems={"build(0.1)": "c", "build(0.3)": "d"})
+    with pytest.raises(ValueError, match=r"`build\(0.1\)` now makes another problem") as info:
+        compute(path, other)
+    one_line(info)
+
+    def check(blocks, made):
+        assert blocks.tolist() == [0, 1, 3, 4]  # two seeds a block: the fifth seed isn't stored
+        known = made[:2, :4]
+        np.testing.assert_allclose(known, [[10, 11, 12, 13], [20, 21, 22, 23]])
+        assert np.isfinite(made).sum() == 8
+        raise ValueError("another")
+
+    now = wider([0.1, 0.2, 0.3], range(5), problems={"build(0.1)": "a", "build(0.3)": "d"})
+    with pytest.raises(ValueError, match=r"^another$"):
+        compute(path, now, check=check)
+    assert files(tmp_path) == before
+    assert len(compute(path, now)) == 7
+
+
+def test_damaged_blocks_are_not_taken_over(tmp_path):
+    path, now = tmp_path / "sweep", wider([0.1, 0.2], range(6))
+    compute(path, wider(*OLD))
+    (path / "error" / "c.1.0.0").write_bytes(b"")
+    with pytest.warns(UserWarning, match="1 of 4 blocks"):
+        assert sorted(compute(path, now)) == [14, 15, 20, 21, 24, 25]
+    compute(tmp_path / "fresh", now)
+    assert files(path) == files(tmp_path / "fresh")
+
+
+def test_two_extensions_of_one_store_are_told_apart(tmp_path):
+    path = tmp_path / "sweep"
+    compute(path, wider(*OLD))
+    compute(path, wider([0.1, 0.2], range(8)), blocks=[2])  # and no more: it isn't complete
+    assert dict(store.open_sweep(path).sizes) == {"lr": 2, "seed": 4, "k": 3}
+    with pytest.raises(ValueError, match="is being extended to other values already") as info:
+        compute(path, wider([0.1, 0.2, 0.3], range(4)))
+    one_line(info, str(tmp_path / ".sweep.extended"), "or delete")
+    assert sorted(compute(path, wider([0.1, 0.2], range(8)))) == [16, 17, 24, 25, 26, 27]
+    with open_store(path, wider([0.1, 0.2], range(8))) as open_:
+        assert open_.done().all()
+
+
+def test_zipped_lanes_are_taken_over_with_all_their_values(tmp_path):
+    def zipped(rates, kinds):
+        coords = {
+            "lr": (("lane",), np.array(rates), {}),
+            "kind": (("lane",), np.array(kinds), {}),
+        }
+        return Layout({"lane": len(rates)}, (2,), STATUS, coords, {})
+
+    path = tmp_path / "sweep"
+    with open_store(path, zipped([0.1, 0.1, 0.2], ["a", "b", "a"])) as open_:
+        open_.write(0, {"status": np.array([0, 1], "int8")})
+        open_.write(1, {"status": np.array([2], "int8")})
+    now = zipped([0.2, 0.1, 0.2, 0.1, 0.1], ["long", "a", "a", "b", "a"])
+    with open_store(path, now) as open_:
+        assert open_.known.tolist() == [False, True, True, True, False]  # each lane once
+        for i, size in enumerate((2, 2, 1)):
+            if not open_.done()[i]:
+                open_.write(i, {"status": np.full(size, 9, "int8")})
+    assert store.open_sweep(path).status.values.tolist() == [9, 0, 2, 1, 9]
+    with pytest.raises(ValueError, match="another sweep"):
+        open_store(path, zipped([0.1, 0.1, 0.2], ["b", "b", "a"])).__enter__()
+
+
+def test_a_dataset_of_a_store_that_was_extended_says_so(tmp_path):
+    """Its files have the names of others now: it would read other lanes without a word."""
+    path = tmp_path / "sweep"
+    compute(path, wider(*OLD))
+    before = store.open_sweep(path)
+    assert before.error.sel(lr=0.2, seed=0, k=0) == 0.2
+    compute(path, wider([0.1, 0.15, 0.2], range(4)))
+    with pytest.raises(RuntimeError, match="was extended, replaced or removed since") as info:
+        before.error.sel(lr=0.2, seed=1).load()
+    one_line(info, str(path), "odeae.open_sweep")
+    assert store.open_sweep(path).error.sel(lr=0.2, seed=1, k=0) == 0.201
+
+
 # --- moments at which two processes meet ---
 
 
@@ -755,11 +1079,13 @@ warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's threads are idle 
 path, chance = sys.argv[1], random.Random(int(sys.argv[2]))
 now = layout(lanes=(2, 100), chunk=(1, 1))
 
-def work():
+def work(allowed, line):
+    # Write blocks, one for each byte that comes, and print a byte for each.
     with open_store(path, now) as open_:
         for i in chance.sample(list(np.flatnonzero(~open_.done())), k=int(sum(~open_.done()))):
+            os.read(allowed, 1)
             open_.write(i, values(now, i))
-            time.sleep(chance.uniform(0, 0.01))
+            os.write(line, b".")
 
 def seen():
     folder = path + "/status"
@@ -774,15 +1100,26 @@ def seen():
 
 rounds, kills = [], 0
 while True:
+    (allowed, allow), (lines, line) = os.pipe(), os.pipe()
     pid = os.fork()
     if not pid:
         chance.seed(len(rounds))
-        work()
+        work(allowed, line)
         os._exit(0)
+    os.close(line)
     if kills < 15:
-        time.sleep(chance.uniform(0.0, 0.1))
+        first = chance.randint(0, 8)
+        os.write(allow, first * b".")
+        for _ in range(first):
+            assert os.read(lines, 1) == b"."
+        os.write(allow, b"..")  # it dies within these two, or after them: never at the end of all
+        time.sleep(chance.uniform(0.0, 0.004 if first else 0.05))
         os.kill(pid, signal.SIGKILL)
+    else:
+        os.write(allow, now.n_chunks * b".")
     _, how = os.waitpid(pid, 0)
+    for end in (allowed, allow, lines):
+        os.close(end)
     rounds.append(seen())
     if how == 0:
         break
@@ -799,7 +1136,7 @@ def test_kill_9_at_random_moments(tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, f"seed {seed}"
     kills, rounds = json.loads(out)
-    assert kills >= 10
+    assert kills == 15
     for before, after in itertools.pairwise(rounds):
         assert before.items() <= after.items(), f"a complete block was rewritten, seed {seed}"
     assert 0 < len(rounds[-2]) < 2 * now.n_chunks  # the kills came neither too soon nor too late

@@ -489,7 +489,9 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
         ({"chunk": 4}, r"`chunk`: stored \(1, 8\), now \(1, 4\):"),
         ({"grid": {**GRID, "lr": 1.1 * LR}}, r"`lr\[0\]`: stored 0.5, now 0.55\d*:"),
         ({"grid": {**GRID, "lr": [*LR[:7], 5.0]}}, r"`lr\[7\]`: stored 4.0, now 5.0:"),
-        ({"grid": {**GRID, "seed": range(7)}}, "`seed`: stored 6 values, now 7, `lanes`"),
+        ({"grid": {**GRID, "seed": range(5)}}, "`seed`: stored 6 values, now 5, `lanes`"),
+        ({"grid": {**GRID, "seed": range(7)}, "rtol": 1e-5}, "`seed`: stored 6 values, now 7"),
+        ({"grid": {**GRID, "seed": range(7)}, "build": other}, r"`build\(seed=0, lr=0.5\)` now"),
         ({"grid": {**GRID, "std": [0.3]}}, r"`std`: stored nothing, now \[0.3\], `lanes`"),
         ({"grid": dict(reversed(GRID.items()))}, "`lanes`: stored 'seed 6, lr 8', now 'lr 8, "),
         ({"grid": {**GRID, "lr": 1.1 * LR}, "rtol": 1e-5, "build": other}, r"`lr.*, `rtol`: .*05:"),
@@ -506,6 +508,54 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
             sweep(**base)
         one_line(error, "`versions.odeae`: stored .*, now '9.9'")
     assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_sweep_is_extended_to_the_bits_of_a_fresh_one(tmp_path, monkeypatch, uninterrupted):
+    """More seeds and a finer axis: stored curves are kept; interrupted, the same call goes on."""
+    path, small = tmp_path / "sweep", {"seed": [0, 1, 3, 5], "lr": LR[[0, 1, 4, 7]]}
+    before = sweep(grid=small, store=path).load()
+    solved = []
+    solve = sweeps._Plan._solve
+
+    def counted(plan, *args):
+        solved.extend(next(x for x in args if isinstance(x, np.ndarray)))  # the lanes' numbers
+        return solve(plan, *args)
+
+    monkeypatch.setattr(sweeps._Plan, "_solve", counted)
+    with computing(monkeypatch, lambda i: 1 / (3 - i)), pytest.raises(ZeroDivisionError):
+        sweep(grid=GRID, store=path)
+    same(odeae.open_sweep(path), before)  # the old one stays until the new one is complete
+    assert len(solved) == 4 + 4 + 8
+    with computing(monkeypatch) as blocks:
+        same(sweep(grid=GRID, store=path), uninterrupted)
+    assert blocks == [3, 4, 5]
+    assert len(solved) == 16 + 4 + 8 + 4
+    same(odeae.open_sweep(path), uninterrupted)
+    with computing(monkeypatch) as blocks:
+        same(sweep(grid=GRID, store=path), uninterrupted)
+    assert blocks == []
+
+
+def test_a_build_that_changed_between_the_probes_is_refused(tmp_path, monkeypatch, uninterrupted):
+    """Two stored curves of one seed are of another state now; the ends of the grid are the same."""
+    path = tmp_path / "sweep"
+
+    def edited(seed, lr):
+        problem, _ = build(lr=lr, seed=seed)
+        std = jax.numpy.where((seed == 1) & (lr > 0.7) & (lr < 1.3), 0.3 + 1e-7, 0.3)
+        return problem, odeae.random_state(problem, 0.15, std, bias=0.2, seed=seed)
+
+    with computing(monkeypatch, lambda i: 1 / (2 - i)), pytest.raises(ZeroDivisionError):
+        sweep(grid=GRID, store=path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with computing(monkeypatch) as blocks, pytest.raises(ValueError, match="another") as error:
+        odeae.sweep(edited, GRID, TIMES, save=SAVE, chunk=8, store=path)
+    one_line(error, r"`build` makes .* at seed=1, lr=0.905724 and 1 more: give another path")
+    assert blocks == []
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    same(sweep(grid=GRID, store=path), uninterrupted)
+    with pytest.raises(ValueError, match="`build` makes another problem or state"):
+        odeae.sweep(edited, GRID, TIMES, save=SAVE, chunk=8, store=path)
 
 
 def test_a_zipped_sweep_is_stored_too(tmp_path):
