@@ -28,6 +28,8 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from odeae.fingerprints import IN_PYTHON
+
 _FORMAT = "odeae sweep, version 1"
 _LOCK = ".odeae-lock"  # inside the array `status`: Zarr warns of files it doesn't know in a group
 _FILL = {"f": math.nan, "i": -1, "u": 0, "b": False}  # by kind of dtype: what isn't computed yet
@@ -452,8 +454,14 @@ def _changes(stored: Layout, now: Layout) -> list[str]:
     *told, (before, after) = pairs
     told = list(itertools.chain(*(_differences(*pair) for pair in told)))
     before, after = before[FINGERPRINTS], after[FINGERPRINTS]
-    changed = [name for name in before | after if before.get(name) != after.get(name)]
-    return told or [f"`{name}` now makes another problem or state" for name in changed]
+    # Of code, only what both know: another Python has other instructions.
+    changed = [name for name in before if name in after and before[name] != after[name]]
+    return told or [
+        f"`{name.partition(IN_PYTHON)[0]}` was changed"
+        if IN_PYTHON in name
+        else f"`{name}` now makes another problem or state"
+        for name in changed
+    ]
 
 
 def _described(layout: Layout) -> tuple[dict, dict, dict, dict]:
@@ -481,6 +489,12 @@ def _differences(stored: Any, now: Any, name: str = "") -> Iterator[str]:
             inner = f"{name}.{key}" if name else str(key)
             yield from _differences(stored.get(key, _NOTHING), now.get(key, _NOTHING), inner)
     elif isinstance(stored, list) and isinstance(now, list):
+        if name == "time":
+            name = "times"  # as `sweep` calls them; one that moved tells less than where they end
+            before, after = (f"{len(x)} values to {x[-1]:.6g}" for x in (stored, now))
+            if before != after:
+                yield f"`{name}`: stored {before}, now {after.replace(' values', '')}"
+                return
         if len(stored) != len(now):
             yield f"`{name}`: stored {len(stored)} values, now {len(now)}"
             return
