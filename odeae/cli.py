@@ -518,7 +518,11 @@ def _stored_curves(store: str | None) -> int:
 
 
 def _about_sweep(curves: Any, grid: dict[str, list]) -> dict[str, Any]:
-    """Sizes, statuses and the best point of a sweep."""
+    """Sizes, statuses and the best point of a sweep.
+
+    Where the rank or the spectrum is swept, so is the PCA error, and it's the error that is
+    compared: a narrow network is close to a PCA error that is high.
+    """
     import numpy as np
 
     from odeae.trajectory import Status
@@ -527,9 +531,13 @@ def _about_sweep(curves: Any, grid: dict[str, list]) -> dict[str, Any]:
     counts = {s.name.lower(): int(np.sum(status == s)) for s in Status}
     best = None
     if counts["ok"]:
-        place = np.unravel_index(np.nanargmin(np.where(status == 0, excess, np.nan)), status.shape)
+        one_level = not grid.keys() & {"hidden", *(s.key for s in config.SPECTRUM)}
+        what = excess if one_level else curves["error"].isel(time=-1).values
+        place = np.unravel_index(np.nanargmin(np.where(status == 0, what, np.nan)), status.shape)
         at = curves[list(grid)].isel(dict(zip(curves["status"].dims, place, strict=True)))
         best = {name: at[name].item() for name in grid}
+        if not one_level:
+            best["final_error"] = float(what[place])
         best["final_excess"] = float(excess[place])
     sizes = {name: len(values) for name, values in grid.items()}
     return {
@@ -549,9 +557,16 @@ def _print_sweep(about: dict[str, Any], curves: Any, before: int, store: str | N
     print(f"{about['curves']} curves over {(', ' if zipped else ' × ').join(over)}")
     print("status   " + ", ".join(f"{count} {name}" for name, count in about["status"].items()))
     if about["best"] is not None:
-        at = ", ".join(f"{k}={text(v)}" for k, v in about["best"].items() if k in about["grid"])
-        end = float(curves["time"][-1])
-        print(f"best     {at}: {about['best']['final_excess']:.4g} above PCA at t={end:g}")
+        best, end = about["best"], float(curves["time"][-1])
+        at = ", ".join(f"{k}={text(v)}" for k, v in best.items() if k in about["grid"])
+        above = f"{best['final_excess']:.4g} above PCA"
+        if "final_error" in best:
+            print(f"best     {at}: error {best['final_error']:.4g}, {above}, at t={end:g}")
+            print(
+                "         (the lowest error: points differ in the PCA error that they could reach)"
+            )
+        else:
+            print(f"best     {at}: {above} at t={end:g}")
     if store is not None:
         new = about["curves"] - before
         what = f"{new} of them new" if new else "nothing was left to do"

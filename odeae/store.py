@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from odeae.fingerprints import IN_PYTHON
+
 if TYPE_CHECKING:
     import xarray
 
@@ -823,8 +825,14 @@ def _changes(stored: Layout, now: Layout) -> list[str]:
 
 
 def _other_fingerprints(before: dict, now: dict) -> list[str]:
+    # Of code, only what both know: another Python has other instructions.
     changed = [name for name in before if name in now and before[name] != now[name]]
-    return [f"`{name}` now makes another problem or state" for name in changed]
+    return [
+        f"`{name.partition(IN_PYTHON)[0]}` was changed"
+        if IN_PYTHON in name
+        else f"`{name}` now makes another problem or state"
+        for name in changed
+    ]
 
 
 def _described(layout: Layout) -> tuple[dict, dict, dict, dict]:
@@ -852,6 +860,12 @@ def _differences(stored: Any, now: Any, name: str = "") -> Iterator[str]:
             inner = f"{name}.{key}" if name else str(key)
             yield from _differences(stored.get(key, _NOTHING), now.get(key, _NOTHING), inner)
     elif isinstance(stored, list) and isinstance(now, list):
+        if name == "time":
+            name = "times"  # as `sweep` calls them; one that moved tells less than where they end
+            before, after = (f"{len(x)} values to {x[-1]:.6g}" for x in (stored, now))
+            if before != after:
+                yield f"`{name}`: stored {before}, now {after.replace(' values', '')}"
+                return
         if len(stored) != len(now):
             yield f"`{name}`: stored {len(stored)} values, now {len(now)}"
             return

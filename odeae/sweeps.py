@@ -1,6 +1,7 @@
 """Sweeps: one learning curve for every point of a grid of parameters, stored as they come."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -9,7 +10,6 @@ import math
 import os
 import re
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import odeae
-from odeae.checks import flag, save_times, scalar, whole
+from odeae.checks import flag, save_times, scalar, warn, whole
 from odeae.compiler import with_whole_vectors
 from odeae.equations import Equations, equations_of
+from odeae.fingerprints import fingerprints
 from odeae.lanes import QUANTITIES, TOO_MANY, in_lanes, solve_lanes
-from odeae.precision import in_float64, to_numpy
+from odeae.precision import float64, in_float64, is_traced, to_numpy
 from odeae.prediction import (
     MAX_STEPS,
     check_solver,
@@ -37,13 +38,14 @@ from odeae.schedules import check_schedule
 from odeae.state import State
 from odeae.store import FINGERPRINTS, Layout, Variable, open_store, opened
 from odeae.trajectory import Status
-from odeae.words import one_of
+from odeae.words import explains_arguments, one_of
 
 if TYPE_CHECKING:
     import xarray
 
 CHUNK = 1024  # lanes of a block: half a second's work for small problems
 CHUNK_EACH = 16  # of problems that are solved one after another
+MOST_BUILT = 256  # points that are built in advance to see how wide their networks are
 LANE = "lane"  # the dim of zipped parameters
 _RESERVED = {LANE, "time", "k", "l", "status", "stop_time", "final_excess", *QUANTITIES}
 _ATTRS = {
@@ -67,6 +69,7 @@ _ATTRS = {
 }
 
 
+@explains_arguments
 def sweep(
     build: Callable[..., tuple[Problem, State]],
     grid: dict[str, Any],
@@ -280,6 +283,38 @@ class _Plan:
         axes = [range(s.start, s.stop) for s in block]
         return [dict(zip(self.columns, at, strict=True)) for at in itertools.product(*axes)]
 
+    def laid_out(self, size: int, configuration: dict) -> Layout:
+        """How the lanes are cut into blocks of at most `size`."""
+        columns = self.columns
+        if self.zipped:
+            lanes = {LANE: len(next(iter(columns.values())))}
+            cut = (min(size, lanes[LANE]),)
+            dims = dict.fromkeys(columns, (LANE,))
+        else:
+            lanes = {name: len(values) for name, values in columns.items()}
+            cut = _cut(list(lanes.values()), [name not in self.traced for name in columns], size)
+            dims = {name: (name,) for name in columns}
+        coords = {name: (dims[name], _labels(name, x), {}) for name, x in columns.items()}
+        coords["time"] = (("time",), self.times, _ATTRS["time"])
+        return Layout(lanes, cut, self.variables(), coords, configuration)
+
+    @in_float64
+    def traces_right(self, places: list[dict[str, int]], made: list[Any]) -> bool:
+        """Whether the traced `build` gives what Python `made` at these places of the grid."""
+        if not self.traced:
+            return True
+        full = math.prod(self.layout.chunk)  # the size that most blocks need as well
+        for first in range(0, len(places), full):
+            try:
+                groups = list(self._built(places[first : first + full], full))
+            except Exception:  # whatever a function of the user's raises on a tracer
+                return False
+            for which, tree in groups:
+                for i, lane in enumerate(which):
+                    if not _alike(_taken(tree, i), made[first + lane]):
+                        return False
+        return True
+
     @in_float64
     def sketches(self, lanes: list[dict[str, int]]) -> np.ndarray:
         """What `_sketch` says of these lanes, (n,)."""
@@ -313,44 +348,56 @@ class _Plan:
                 lambda *x: np.concatenate(x, axis=-1), *(tree for _, tree in family)
             )
             equations, states = tree
-            self._solve(which, equations, states, out)
+            self._solve(i, which, equations, states, out)
         values = {name: x.reshape(self.layout.shape(i, name)) for name, x in out.items()}
         return values, made
 
-    def _built(self, lanes: list[dict[str, int]]) -> Iterator[tuple[np.ndarray, Any]]:
-        """(lanes, their equations and states, lane axis last), group by group."""
+    def _built(
+        self, lanes: list[dict[str, int]], size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """(lanes, their equations and states, lane axis last), group by group.
+
+        `size`: for how many lanes `build` is compiled, by default as few as will do.
+        """
         fixed = [name for name in self.columns if name not in self.traced]
         groups = {}
         for lane, at in enumerate(lanes):
             groups.setdefault(tuple(at[name] for name in fixed), []).append(lane)
         for at, members in groups.items():
-            yield np.array(members), self._group(at, fixed, [lanes[lane] for lane in members])
+            one = self._group(at, fixed, [lanes[lane] for lane in members], size)
+            yield np.array(members), one
 
-    def _group(self, at: tuple, fixed: list[str], lanes: list[dict[str, int]]) -> Any:
+    def _group(
+        self, at: tuple, fixed: list[str], lanes: list[dict[str, int]], size: int | None
+    ) -> Any:
         """Equations and states of lanes that differ in traced values alone."""
         values = {name: self.columns[name][j] for name, j in zip(fixed, at, strict=True)}
         n = len(lanes)
         if not self.traced:
             one = to_numpy(_lane(self.build, _plain(values)))
             return jax.tree.map(lambda x: np.repeat(np.asarray(x)[..., None], n, -1), one)
-        size = min(_power_of_two(n), math.prod(self.layout.chunk))  # few sizes to compile for
+        size = size or min(_power_of_two(n), math.prod(self.layout.chunk))  # few to compile for
         fill = [lanes[min(i, n - 1)] for i in range(size)]
         numbers = [self.columns[name][[lane[name] for lane in fill]] for name in self.traced]
         if (at, size) not in self.built:
-
-            def lane(*numbers):
-                traced = dict(zip(self.traced, numbers, strict=True))
-                return _lane(self.build, {**_plain(values), **traced})
-
-            lowered = jax.jit(jax.vmap(lane, out_axes=-1)).lower(*numbers)
-            # It runs for milliseconds, so that to optimise it would take longer.
-            self.built[at, size] = lowered.compile({"xla_backend_optimization_level": "0"})
+            self.built[at, size] = _traced(self.build, values, self.traced, numbers)
         tree = self.built[at, size](*numbers)
         return jax.tree.map(lambda x: np.asarray(x)[..., :n], tree)
 
-    def _solve(self, which, equations, states, out) -> None:
+    def _values(self, i: int, lane: int) -> dict[str, Any]:
+        """The values of all parameters in one lane of block i."""
+        return _at(self.columns, self.lanes(i)[lane])
+
+    def _solve(self, i, which, equations, states, out) -> None:
         """Solve lanes of one structure and put them into `out`."""
         n, K = len(which), equations.network.hidden
+        if self.hidden < K:
+            point = _described(self._values(i, int(which[0])))
+            raise ValueError(
+                f"build({point}) has {K} neurons, more than all "
+                f"points that were looked at before ({self.hidden} at most): put the widest "
+                "network first or last in the grid"
+            )
         steps = explicit_steps(equations, self.max_steps) if self.automatic else self.max_steps
         changes = steps < self.max_steps
         if in_lanes(equations, self.solver):
@@ -395,6 +442,19 @@ def _taken(lanes: Any, i: Any) -> Any:
     return jax.tree.map(lambda x: x[..., i], lanes)
 
 
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two lanes have the same numbers, to 1e-9 of the largest of each array."""
+    leaves = [[np.asarray(x, float) for x in jax.tree.leaves(lane)] for lane in (a, b)]
+    return [x.shape for x in leaves[0]] == [x.shape for x in leaves[1]] and all(
+        np.all((x == y) | (np.isnan(x) & np.isnan(y)) | (np.abs(x - y) <= 1e-9 * _largest(y)))
+        for x, y in zip(*leaves, strict=True)
+    )
+
+
+def _largest(x: np.ndarray) -> float:
+    return float(np.max(np.abs(x), initial=0.0))
+
+
 def _power_of_two(n: int) -> int:
     """The next power of two: one compiled program serves many sizes."""
     return 1 << (n - 1).bit_length()
@@ -407,6 +467,19 @@ def _lane(build: Callable, values: dict[str, Any]) -> tuple[Equations, State]:
         raise ValueError(f"`build` must return a problem and a state, got {made!r:.80}")
     problem, state = made
     return equations_of(problem), check_state(problem, state)
+
+
+def _traced(
+    build: Callable, values: dict[str, Any], traced: tuple[str, ...], numbers: list
+) -> Callable:
+    """The compiled `build` of many lanes, one number of each for every traced parameter."""
+
+    def lane(*numbers):
+        return _lane(build, {**_plain(values), **dict(zip(traced, numbers, strict=True))})
+
+    lowered = jax.jit(jax.vmap(lane, out_axes=-1)).lower(*numbers)
+    # It runs for milliseconds, so that to optimise it would take longer.
+    return lowered.compile({"xla_backend_optimization_level": "0"})
 
 
 def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk, store) -> _Plan:
@@ -423,7 +496,9 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     for name in names:
         one_of("save", name, list(QUANTITIES))
     times = save_times(times)
-    probes = _probes(columns, zipped)
+    places = _places(columns, zipped)
+    probes = [_at(columns, place) for place in places]
+    code = fingerprints(build, "build")
     made = [_probe(build, values, times) for values in probes]
     plan = _Plan(
         build=build,
@@ -441,17 +516,11 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     )
     each = not all(in_lanes(lane[0], plan.solver) for lane in made)
     size = (CHUNK_EACH if each else CHUNK) if chunk is None else whole("chunk", chunk)
-    fixed = [name not in plan.traced for name in columns]
-    if zipped:
-        lanes = {LANE: len(next(iter(columns.values())))}
-        cut = (min(size, lanes[LANE]),)
-        dims = dict.fromkeys(columns, (LANE,))
-    else:
-        lanes = {name: len(values) for name, values in columns.items()}
-        cut = _cut(list(lanes.values()), fixed, size)
-        dims = {name: (name,) for name in columns}
-    coords = {name: (dims[name], _labels(name, values), {}) for name, values in columns.items()}
-    coords["time"] = (("time",), times, _ATTRS["time"])
+    plan = _traced_right(plan, size, places, made)
+    for place in _widths(plan):
+        problem, _ = _probe(build, _at(columns, place), times)
+        plan.hidden = max(plan.hidden, problem.network.hidden)
+    now = fingerprints(build, "build")
     digests = {
         f"build({_described(values)})": _digest(lane)
         for values, lane in zip(probes, made, strict=True)
@@ -465,10 +534,57 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
             "odeae": odeae.__version__,
             **{name: importlib.metadata.version(name) for name in ("jax", "diffrax")},
         },
-        FINGERPRINTS: digests,
+        # What `build` itself changes when it's called (a counter, a cache) tells nothing.
+        FINGERPRINTS: {n: text for n, text in code.items() if now.get(n) == text} | digests,
     }
-    plan.layout = Layout(lanes, cut, plan.variables(), coords, configuration)
+    plan.layout = plan.laid_out(size, configuration)
     return plan
+
+
+def _traced_right(plan: _Plan, size: int, places: list[dict[str, int]], made: list[Any]) -> _Plan:
+    """The plan, or one that traces fewer parameters if `build` gives other numbers when traced."""
+
+    def tracing(names):
+        one = dataclasses.replace(plan, traced=tuple(names), built={})
+        one.layout = one.laid_out(size, {})
+        return one
+
+    def right(names):
+        return tracing(names).traces_right(places, made)
+
+    whole = tracing(plan.traced)
+    if whole.traces_right(places, made):
+        return whole
+    traced = [name for name in plan.traced if right([name])]
+    traced = traced if right(traced) else []
+    wrong = [name for name in plan.traced if name not in traced]
+    warn(
+        f"`build` makes something else when it's traced over {' and '.join(map(repr, wrong))} than "
+        "when it's called with the numbers (traced whole numbers are int64: 10**-2 isn't 0.01, but "
+        "10.0**-2 is), so it's called once for each value"
+    )
+    return tracing(traced)
+
+
+def _widths(plan: _Plan) -> list[dict[str, int]]:
+    """Places of the grid, all if they aren't too many, that may have networks of another width."""
+    fixed = {name: x for name, x in plan.columns.items() if name not in plan.traced}
+    if not fixed:
+        return []
+    if plan.zipped:
+        labels = [_labels(name, x).tolist() for name, x in fixed.items()]
+        distinct = {at: i for i, at in enumerate(zip(*labels, strict=True))}
+        lanes = list(distinct.values())
+        return [dict.fromkeys(plan.columns, lanes[i]) for i in _spread(len(lanes))]
+    sizes = [len(x) for x in fixed.values()]
+    at = np.array(np.unravel_index(_spread(math.prod(sizes)), sizes)).T
+    first = dict.fromkeys(plan.columns, 0)
+    return [first | dict(zip(fixed, place, strict=True)) for place in at.tolist()]
+
+
+def _spread(n: int) -> list[int]:
+    """At most `MOST_BUILT` of n numbers, evenly, with both ends."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(n, MOST_BUILT))})
 
 
 def _columns(grid: Any, zipped: bool) -> dict[str, Any]:
@@ -481,11 +597,18 @@ def _columns(grid: Any, zipped: bool) -> dict[str, Any]:
             raise ValueError(f"a parameter must be the name of an argument, got {name!r}")
         if name in _RESERVED:
             raise ValueError(f"a parameter can't be called {name!r}, as results are: rename it")
+        if is_traced(values):
+            raise ValueError(f"`grid[{name!r}]` must hold values, got a traced array")
         if isinstance(values, str) or not np.iterable(values):
             raise ValueError(f"`grid[{name!r}]` must be a list of values, got {values!r:.60}")
-        values = list(values)
+        values = [_from_array(v) for v in values]
         if not values:
             raise ValueError(f"`grid[{name!r}]` must hold at least one value, got none")
+        for v in values:
+            if isinstance(v, complex | np.complexfloating):
+                raise ValueError(f"`grid[{name!r}]` must hold no complex numbers, got {v:g}")
+            if isinstance(v, int) and not -(2**63) <= v < 2**63:
+                raise ValueError(f"`grid[{name!r}]` must hold numbers below 2^63, got {v!r:.60}")
         if all(isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in values):
             values = np.asarray(values)
             bad = ~np.isfinite(values)
@@ -502,6 +625,13 @@ def _columns(grid: Any, zipped: bool) -> dict[str, Any]:
     return columns
 
 
+def _from_array(value: Any) -> Any:
+    """Python's own ints and bools, and single numbers of JAX, as Python and NumPy have them."""
+    if isinstance(value, jax.Array) and value.ndim == 0 and value.dtype.kind in "biufc":
+        value = np.asarray(value)[()]
+    return value.item() if isinstance(value, np.integer | np.bool_) else value
+
+
 def _labels(name: str, values: Any) -> np.ndarray:
     """The coordinate of a parameter: numbers, bools and text as they are, else short texts."""
     if isinstance(values, np.ndarray) or all(isinstance(v, bool) for v in values):
@@ -509,7 +639,7 @@ def _labels(name: str, values: Any) -> np.ndarray:
     return np.array([v if isinstance(v, str) else " ".join(repr(v).split())[:200] for v in values])
 
 
-def _probes(columns: dict[str, Any], zipped: bool) -> list[dict[str, Any]]:
+def _places(columns: dict[str, Any], zipped: bool) -> list[dict[str, int]]:
     """Some points of the grid: both ends of each range of numbers, and every other value.
 
     Bounds that a value can break are found there; they also tell one `build` from another.
@@ -522,7 +652,11 @@ def _probes(columns: dict[str, Any], zipped: bool) -> list[dict[str, Any]]:
         for i in ends:
             places.append(dict.fromkeys(columns, i) if zipped else {**places[0], name: i})
     distinct = {tuple(place.items()): place for place in places}
-    return [{n: columns[n][i] for n, i in place.items()} for place in distinct.values()]
+    return list(distinct.values())
+
+
+def _at(columns: dict[str, Any], place: dict[str, int]) -> dict[str, Any]:
+    return {name: columns[name][i] for name, i in place.items()}
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -594,10 +728,9 @@ def _traceable(build: Callable, columns: dict[str, Any], first: dict[str, Any]) 
         traced = []
     for name in numbers:
         if name not in traced and columns[name].dtype.kind == "f" and len(columns[name]) > 8:
-            warnings.warn(
+            warn(
                 f"`build` can't be traced over {name!r} ({alone[name] or refused}), so it's called "
-                "once for each value; a traced number can't be used in `if`, `int()` or NumPy",
-                stacklevel=4,
+                "once for each value; a traced number can't be used in `if`, `int()` or NumPy"
             )
     return tuple(traced)
 
@@ -609,7 +742,7 @@ def _refusal(build: Callable, names: list[str], first: dict[str, Any]) -> str | 
         return _lane(build, {**first, **dict(zip(names, numbers, strict=True))})
 
     try:
-        with jax.enable_x64(True):
+        with float64():
             jax.eval_shape(one, *(jnp.asarray(first[name]) for name in names))
     except Exception as error:  # whatever a function of the user's raises on a tracer
         return textwrap.shorten(f"{type(error).__name__}: {error}", 100, placeholder="…")

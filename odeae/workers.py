@@ -5,6 +5,7 @@ pools open and close what it needs. Nothing here knows what is computed.
 """
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import importlib
@@ -12,11 +13,12 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def completed(
     if `function` can't be sent to another process.
     """
     if executor is None:
-        return ((task, function(task)) for task in tasks)
+        return ((task, _interruptible(function, task)) for task in tasks)
     if not callable(getattr(executor, "submit", None)):
         raise ValueError(
             f"`executor` must have a method submit(function, *args), got {executor!r:.60}"
@@ -185,6 +187,44 @@ def slurm_pool(folder: str | os.PathLike[str], **parameters: Any) -> Iterator[An
     except (NameError, ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"submitit refused its parameters: {_line(error)}") from error
     yield executor
+
+
+def _interruptible(function: Callable[[Any], Any], task: Any) -> Any:
+    """Return function(task) such that Ctrl-C needn't wait for its end.
+
+    Python hears of a signal only between its own instructions, and a compiled solve is one of them,
+    however long it lasts: so it runs in another thread, which an interrupt leaves to itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function(task)  # signals go to the main thread
+    future, device = Future(), jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+    def run():
+        try:
+            with jax.default_device(device):  # such settings of JAX belong to a thread
+                future.set_result(function(task))
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        return future.result()
+    finally:
+        if not future.done():
+            _left.append(thread)
+
+
+_left: list[threading.Thread] = []  # by an interrupt, to themselves
+
+
+@atexit.register
+def _leave() -> None:
+    """End a process in which compiled code still runs after Ctrl-C: on its own, Python aborts."""
+    if any(thread.is_alive() for thread in _left):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
 
 
 # --- the loop ------------------------------------------------------------------------------------

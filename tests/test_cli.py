@@ -444,6 +444,22 @@ SWEPT = [*SMALL, "--activation", "linear", "--times", "0,1,2", "--save", "excess
 GRID = ["--grid", "lr_encoder=0.1:10:3:log", "--grid", "seed=0:1"]
 
 
+def test_the_best_of_several_ranks_is_the_one_of_least_error(capsys):
+    """Excesses over two PCA errors don't compare: hidden=1 was "best" at twice the error."""
+    values = {"final_excess": [0.01, 0.02], "status": np.zeros(2, int)}
+    curves = xarray.Dataset(
+        {name: (("hidden",), x) for name, x in values.items()},
+        {"hidden": [1, 2], "time": [0.0, 5.0]},
+    ).assign(error=(("hidden", "time"), [[0.8, 0.4], [0.8, 0.2]]))
+    about = cli._about_sweep(curves, {"hidden": [1, 2]})
+    assert about["best"] == {"hidden": 2, "final_error": 0.2, "final_excess": 0.02}
+    cli._print_sweep(about, curves, 0, None)
+    out = capsys.readouterr().out
+    assert "best     hidden=2: error 0.2, 0.02 above PCA, at t=5\n         (the lowest error" in out
+    about = cli._about_sweep(curves.rename(hidden="seed"), {"seed": [1, 2]})
+    assert about["best"] == {"seed": 1, "final_excess": 0.01}
+
+
 def test_sweep_from_the_shell_says_what_was_found_and_goes_on(shell, tmp_path, monkeypatch):
     words = ["sweep", *SWEPT, *GRID, "--store", "a.zarr"]
     code, out, err = shell(*words, "-o", "a.nc", "--plot", "a.png")

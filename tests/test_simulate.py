@@ -526,7 +526,9 @@ def test_divergence_is_a_status_and_a_nan_tail():
         assert np.isfinite(values[reached]).all()
         assert np.isnan(values[~reached]).all()
     theory = odeae.predict(p, odeae.random_state(p, 0.1, 0.1), times)
-    with pytest.raises(ValueError, match=r"4 of 4 `runs` did not finish, the first stopped at t=.*diverged"):
+    with pytest.raises(
+        ValueError, match=r"4 of 4 `runs` did not finish, the first stopped at t=.*diverged"
+    ):
         odeae.compare(theory, got)
 
 

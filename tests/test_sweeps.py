@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ import odeae
 import odeae.lanes
 import odeae.prediction
 import odeae.sweeps as sweeps
+from odeae.fingerprints import fingerprints
 
 pytest.importorskip("zarr")
 pytest.importorskip("cloudpickle")
@@ -331,6 +333,98 @@ def test_a_value_that_cannot_be_traced_may_come_last():
         check_lane(data.sel(seed=seed, std=std, lr=lr), want)
 
 
+PLAN = ((), 1e-6, None, None, None, 8, None)  # what `sweep` gives `_plan` by default
+
+
+def test_numbers_that_a_trace_takes_for_others_are_taken_value_by_value():
+    """Traced, 10**-n of a whole number n is int64 and was −9e18: 0.878 for 0.523, status ok."""
+
+    def powers(lr, n):
+        return build(lr=lr * 10**-n)
+
+    grid = {"n": [0, 1, 2, 0, 1, 2, 0, 1], "lr": LR}
+    with pytest.warns(UserWarning, match=r"something else when it's traced over 'n' ") as warned:
+        data = odeae.sweep(powers, grid, TIMES, True, save=SAVE, chunk=8, rtol=1e-9)
+    assert [warning.filename for warning in warned] == [__file__]
+    for i, (n, lr) in enumerate(zip(*grid.values(), strict=True)):
+        check_lane(data.isel(lane=i), predicted(lr=lr * 10.0**-n))
+
+    def in_floats(lr, n):
+        return build(lr=lr * 10.0**-n)
+
+    assert sweeps._plan(in_floats, grid, TIMES, True, *PLAN).traced == ("n", "lr")
+
+
+def test_what_another_value_makes_of_a_traced_number_is_seen():
+    """`kind="odd"` can't be traced over the rate: once a JAX traceback from within the sweep."""
+
+    def mixed(lr, kind):
+        return build(lr=float(lr) if kind == "odd" else lr)
+
+    grid = {"kind": ["even", "odd"] * 4, "lr": LR}
+    with pytest.warns(UserWarning, match="traced over 'lr'"):
+        data = odeae.sweep(mixed, grid, TIMES, True, save=SAVE, chunk=8, rtol=1e-9)
+    for i, lr in enumerate(LR):
+        check_lane(data.isel(lane=i), predicted(lr=lr))
+
+
+def widths(i, j=0):
+    return build(kind="wide" if int(i) == 1 else "narrow")
+
+
+INNER = {"i": [0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 2, 3, 4, 2, 3, 4]}  # the 1 is no end and not halfway
+
+
+def test_the_widest_network_may_lie_anywhere():
+    """Where no probe had it, the sweep ended in NumPy's "could not broadcast input array"."""
+    data = odeae.sweep(widths, INNER, TIMES, True, save=SAVE, chunk=16, rtol=1e-9)
+    assert data.sizes["k"] == 2
+    for lane, i in enumerate(INNER["i"]):
+        check_lane(data.isel(lane=lane), predicted(kind="wide" if i == 1 else "narrow"))
+
+    def together(i, j):
+        return widths(int(i) + int(j))
+
+    grid = {"i": [0, 2, 3], "j": [0, -1, 4]}  # 1 = 2 − 1 is in neither's row of probes
+    assert sweeps._plan(together, grid, TIMES, False, *PLAN).hidden == 2
+
+
+def test_a_network_wider_than_any_that_was_looked_at_is_named(monkeypatch):
+    monkeypatch.setattr(sweeps, "MOST_BUILT", 2)
+    with pytest.raises(ValueError, match="has 2 neurons") as error:
+        odeae.sweep(widths, INNER, TIMES, True, save=SAVE, chunk=16, rtol=1e-9)
+    one_line(error, r"^build\(i=1\) has 2 neurons, more than .* \(1 at most\): put the widest")
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        (np.array([1, 2], np.uint64), [1, 2]),
+        (jax.numpy.arange(3), [0, 1, 2]),
+        (list(jax.numpy.arange(2)), [0, 1]),
+        (np.array([True, False]), [True, False]),
+    ],
+)
+def test_values_of_arrays_are_python_s_own(given, values):
+    column = sweeps._columns({"seed": given}, False)["seed"]
+    plain_values = sweeps._plain({str(i): v for i, v in enumerate(column)}).values()
+    assert [type(v) for v in plain_values] == [type(v) for v in values]
+    assert sweeps._labels("seed", column).dtype == np.asarray(values).dtype
+    assert_array_equal(column, values)
+
+
+def test_whole_numbers_as_floats_are_seeds():
+    data = sweep(grid={"seed": np.linspace(0, 3, 4).repeat(2), "lr": LR}, zip=True, rtol=1e-9)
+    for i, lr in enumerate(LR):
+        check_lane(data.isel(lane=i), predicted(seed=i // 2, lr=lr))
+
+
+def test_a_transfer_guard_stops_no_trace():
+    with jax.transfer_guard("disallow"):
+        plan = sweeps._plan(build, {"lr": LR}, TIMES, False, *PLAN)
+    assert plan.traced == ("lr",)
+
+
 # ------------------------------------------------------------------------------ lanes that fail
 
 
@@ -481,8 +575,9 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
     changes = [
         ({"rtol": 1e-5}, "`rtol`: stored 1e-06, now 1e-05"),
         ({"atol": 1e-9}, "`atol`: stored None, now 1e-09"),
-        ({"times": [0.0, 1.0, 5.0, 21.0]}, r"`time\[3\]`: stored 20.0, now 21.0:"),
-        ({"times": TIMES[:3]}, "`time`: stored 4 values, now 3, `variables"),
+        ({"times": [0.0, 1.0, 5.0, 21.0]}, "`times`: stored 4 values to 20, now 4 to 21:"),
+        ({"times": [0.0, 1.0, 6.0, 20.0]}, r"`times\[2\]`: stored 5.0, now 6.0:"),
+        ({"times": TIMES[:3]}, "`times`: stored 4 values to 20, now 3 to 5, `variables"),
         ({"solver": diffrax.Dopri5()}, "`solver`: stored 'default', now 'Dopri5"),
         ({"max_steps": 10}, "`max_steps`: stored 100000, now 10"),
         ({"save": ["Q1"]}, r"`variables\.\w+`: stored .*, now nothing, `variables"),
@@ -495,7 +590,10 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
         ({"grid": {**GRID, "std": [0.3]}}, r"`std`: stored nothing, now \[0.3\], `lanes`"),
         ({"grid": dict(reversed(GRID.items()))}, "`lanes`: stored 'seed 6, lr 8', now 'lr 8, "),
         ({"grid": {**GRID, "lr": 1.1 * LR}, "rtol": 1e-5, "build": other}, r"`lr.*, `rtol`: .*05:"),
-        ({"build": other}, r"`build\(seed=0, lr=0.5\)` now makes another problem or state"),
+        (
+            {"build": other},
+            r"`build` was changed, `build\(seed=0, lr=0.5\)` now makes another prob",
+        ),
     ]
     for change, said in changes:
         options = {"build": build, "times": TIMES, "save": SAVE, "chunk": 8, **base, **change}
@@ -540,7 +638,7 @@ def test_a_build_that_changed_between_the_probes_is_refused(tmp_path, monkeypatc
     """Two stored curves of one seed are of another state now; the ends of the grid are the same."""
     path = tmp_path / "sweep"
 
-    def edited(seed, lr):
+    def other(seed, lr):
         problem, _ = build(lr=lr, seed=seed)
         std = jax.numpy.where((seed == 1) & (lr > 0.7) & (lr < 1.3), 0.3 + 1e-7, 0.3)
         return problem, odeae.random_state(problem, 0.15, std, bias=0.2, seed=seed)
@@ -548,14 +646,110 @@ def test_a_build_that_changed_between_the_probes_is_refused(tmp_path, monkeypatc
     with computing(monkeypatch, lambda i: 1 / (2 - i)), pytest.raises(ZeroDivisionError):
         sweep(grid=GRID, store=path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    monkeypatch.setattr(sweeps, "fingerprints", lambda *_: {})  # which tell it from the code
     with computing(monkeypatch) as blocks, pytest.raises(ValueError, match="another") as error:
-        odeae.sweep(edited, GRID, TIMES, save=SAVE, chunk=8, store=path)
+        odeae.sweep(other, GRID, TIMES, save=SAVE, chunk=8, store=path)
     one_line(error, r"`build` makes .* at seed=1, lr=0.905724 and 1 more: give another path")
     assert blocks == []
     assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     same(sweep(grid=GRID, store=path), uninterrupted)
     with pytest.raises(ValueError, match="`build` makes another problem or state"):
-        odeae.sweep(edited, GRID, TIMES, save=SAVE, chunk=8, store=path)
+        odeae.sweep(other, GRID, TIMES, save=SAVE, chunk=8, store=path)
+
+
+EDITED = """
+import sys
+import numpy as np
+{make}
+import odeae
+from odeae.fingerprints import fingerprints
+
+FACTORS = [1.0, {middle}, 1.0, 1.0, 1.0]
+calls, cache = [], {{}}
+
+def factor(i):  # {comment}
+    return cache.setdefault(i, FACTORS[i])
+
+def made(i, names=frozenset("abcdefg")):
+    \"\"\"{comment}\"\"\"
+    calls.append(i)
+    return build(lr=factor(i) * len(names))
+
+if __name__ == "__main__":
+    print(fingerprints(made, "build"))
+"""
+
+
+def edited(middle=1.0, comment="first"):
+    script: dict = {"__name__": "script"}
+    text = EDITED.format(make=MAKE, middle=middle, comment=comment)
+    exec(text, script)
+    return script["made"], text
+
+
+def test_an_edited_build_is_refused_where_no_probe_sees_it(tmp_path, monkeypatch):
+    """The store knew probed points only: of two versions of `build`, it kept one curve of each."""
+    run = functools.partial(
+        odeae.sweep, grid={"i": [0, 1, 2, 3, 4, 0, 2, 4]}, times=TIMES, zip=True, save=SAVE, chunk=8
+    )
+    # the values at both ends and the middle are probes: 1 and 3 aren't
+    monkeypatch.setattr(sweeps, "_compute", lambda plan, i: (plan.empty(), np.zeros(8)))
+    run(edited()[0], store=tmp_path / "sweep")
+    run(edited(comment="second")[0], store=tmp_path / "sweep")
+    first = edited()[0]
+    for _ in range(2):  # its counter and its cache change with every call, also in one session
+        run(first, store=tmp_path / "sweep")
+    with pytest.raises(ValueError, match="holds another sweep") as error:
+        run(edited(middle=2.0)[0], store=tmp_path / "sweep")
+    one_line(error, r"sweep: `build\.factor\.FACTORS` was changed: give another path")
+
+    def made(i, names=()):
+        return build(lr=[7.0, 7.0, 7.0, 7.0, 7.0][i])
+
+    with pytest.raises(ValueError, match="holds another sweep") as error:
+        run(made, store=tmp_path / "sweep")
+    one_line(error, r"sweep: `build` was changed, `build\.names` was changed")
+
+
+def test_a_build_has_one_fingerprint_in_all_processes(cache):
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", edited(comment=seed)[1]],
+            env={**cache, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert printed == {f"{fingerprints(edited()[0], 'build')}\n"}
+
+
+def test_fingerprints_tell_what_a_build_is_made_of():
+    def of(build):
+        return fingerprints(build, "b").items()
+
+    def scaled(array, function=np.sin):
+        return lambda lr: build(lr=function(lr * array[0]))
+
+    class Own:
+        def __init__(self, x):
+            self.x, self.lock = x, threading.Lock()  # of which another process knows nothing
+
+        def __call__(self, lr):
+            return build(lr=lr * self.x)
+
+    one, two = np.array([1.0]), np.array([2.0])
+    spectrum = odeae.Spectrum.spiked([1.0], 10)
+    wider = odeae.Spectrum.spiked([1.0], 20)
+    for make, same_, others in [
+        (scaled, (one,), [(two,), (one, np.cos), (jax.numpy.asarray(two),)]),
+        (Own, (1.0,), [(2.0,)]),
+        (lambda x: functools.partial(build, std=x), (0.1,), [(0.2,)]),
+        (lambda x: Own(x).__call__, (1.0,), [(2.0,)]),
+        (lambda x: jax.jit(scaled(x)), (one,), [(two,)]),
+        (lambda x: lambda lr: (x, lr), (spectrum,), [(wider,)]),
+    ]:
+        assert of(make(*same_)) == of(make(*same_))
+        for other in others:
+            assert of(make(*same_)) != of(make(*other))
 
 
 def test_a_zipped_sweep_is_stored_too(tmp_path):
@@ -811,6 +1005,11 @@ BAD = {
     "but(grid={3: [1.0]})": "name of an argument, got 3",
     "but(grid={'a b': [1.0]})": "name of an argument, got 'a b'",
     "but(grid={'speed': [1.0]})": "speed",
+    "but(grid={'seed': [2**63, 1]})": r"`grid\['seed'\]` must hold numbers below 2\^63, got 922",
+    "but(grid={'seed': [2**64]})": r"`grid\['seed'\]` must hold numbers below 2\^63, got 184",
+    "but(grid={'seed': np.array([2**63], np.uint64)})": r"`grid\['seed'\]` must .* below 2\^63",
+    "but(grid={'lr': [1.0, 1j]})": r"`grid\['lr'\]` must hold no complex numbers, got 0\+1j",
+    "but(grid={'lr': np.array([1.0 + 0j])})": r"`grid\['lr'\]` must hold no complex numbers",
     "but(grid={'lr': [[1.0, 2.0], [3.0, 4.0]]})": "lr",
     "but(grid={'lr': [1.0, 2.0], 'seed': [1, 2, 3]}, zip=True)": "'lr': 2, 'seed': 3",
     "but(zip='yes')": "`zip`",
@@ -859,6 +1058,11 @@ BAD = {
 @pytest.mark.parametrize(("line", "pattern"), BAD.items())
 def test_bad_input_is_refused_in_one_line(said, line, pattern):
     plain.named_in_one_line(said[line], pattern)
+
+
+def test_an_unknown_argument_is_told_from_the_one_that_was_meant():
+    with pytest.raises(TypeError, match=r"sweep has no argument `tol` \(did you mean `rtol`\?\)"):
+        odeae.sweep(build, {"lr": [1.0]}, TIMES, tol=1e-3)
 
 
 def test_nothing_is_computed_or_made_before_all_is_checked(tmp_path, monkeypatch):

@@ -191,12 +191,61 @@ def test_closing_the_iterator_cancels_what_has_not_begun():
     assert [future.cancelled() for future in pool.futures] == [False] + 5 * [True]
 
 
-def test_ctrl_c_cancels_and_comes_through():
+@pytest.fixture
+def interruptible():
+    """Python's own handler: what starts in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_cancels_and_comes_through(interruptible):
     pool = Idle()
     threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         next(completed(lambda n: n, range(20), pool, in_flight=5))
     assert all(future.cancelled() for future in pool.futures)
+
+
+ENDLESS = """
+import os, signal, sys, threading
+import jax
+from odeae.workers import completed
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def compute(n):
+    if n == 1:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return jax.block_until_ready(jax.jit(lambda: jax.lax.while_loop(
+            lambda x: x >= 0.0, lambda x: x + 1.0, 0.0))())
+    return n
+
+for task, _ in completed(compute, range(3)):
+    print("done", task)
+"""
+
+
+def test_ctrl_c_needs_no_end_of_compiled_code():
+    """A compiled solve once held the prompt until its block was done; here it never is."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDLESS], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.stdout == "done 0\n"
+    assert ended.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert ended.returncode == 130
+
+
+def test_errors_and_settings_of_a_task_run_here_are_its_own():
+    def device(task):
+        if task == 1:
+            raise KeyError("mine")
+        return jax.config.jax_default_device
+
+    with jax.default_device(jax.devices()[-1]):
+        results = completed(device, range(2))
+        assert next(results) == (0, jax.devices()[-1])
+        with pytest.raises(KeyError, match="mine"):
+            next(results)
 
 
 def test_an_executor_that_cancels_tasks_itself_is_told_apart_from_an_error():
