@@ -455,7 +455,8 @@ def _changes(stored: Layout, now: Layout) -> list[str]:
     told = list(itertools.chain(*(_differences(*pair) for pair in told)))
     before, after = before[FINGERPRINTS], after[FINGERPRINTS]
     # Of code, only what both know: another Python has other instructions.
-    changed = [name for name in before if name in after and before[name] != after[name]]
+    both = {n for n in before | after if IN_PYTHON not in n or (n in before and n in after)}
+    changed = [n for n in before | after if n in both and before.get(n) != after.get(n)]
     return told or [
         f"`{name.partition(IN_PYTHON)[0]}` was changed"
         if IN_PYTHON in name
