@@ -17,11 +17,10 @@ import jax
 import numpy as np
 
 from odeae.precision import is_traced
+from odeae.store import IN_PYTHON
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
-# Instructions differ from one Python to the next, so that names say whose they are.
-IN_PYTHON = " in Python "
 _PYTHON = IN_PYTHON + ".".join(platform.python_version_tuple()[:2])
 
 

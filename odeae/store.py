@@ -33,8 +33,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
-from odeae.fingerprints import IN_PYTHON
-
 if TYPE_CHECKING:
     import xarray
 
@@ -43,6 +41,8 @@ _FORMAT = "odeae sweep, version 2"
 _LOCK = ".odeae-lock"
 _DIGEST = ".{}.digest"  # of the block whose status is in the file {}
 _FILL = {"f": math.nan, "i": -1, "u": 0, "b": False}  # by kind of dtype: what isn't computed yet
+# In the name of a fingerprint of code: instructions differ from one Python to the next.
+IN_PYTHON = " in Python "
 FINGERPRINTS = "problems"  # in a configuration: what only follows from all the rest
 _SEAL = "sha256"  # in the group's attributes: of all that a new store holds
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()  # what a dict lacks

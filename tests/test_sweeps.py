@@ -590,7 +590,10 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
         ({"grid": {**GRID, "lr": [*LR[:7], 5.0]}}, r"`lr\[7\]`: stored 4.0, now 5.0:"),
         ({"grid": {**GRID, "seed": range(5)}}, "`seed`: stored 6 values, now 5, `lanes`"),
         ({"grid": {**GRID, "seed": range(7)}, "rtol": 1e-5}, "`seed`: stored 6 values, now 7"),
-        ({"grid": {**GRID, "seed": range(7)}, "build": other}, r"`build\(seed=0, lr=0.5\)` now"),
+        (
+            {"grid": {**GRID, "seed": range(7)}, "build": other},
+            r"`build` was changed, `build\(seed=0, lr=0.5\)` now",
+        ),
         ({"grid": {**GRID, "std": [0.3]}}, r"`std`: stored nothing, now \[0.3\], `lanes`"),
         ({"grid": dict(reversed(GRID.items()))}, "`lanes`: stored 'seed 6, lr 8', now 'lr 8, "),
         ({"grid": {**GRID, "lr": 1.1 * LR}, "rtol": 1e-5, "build": other}, r"`lr.*, `rtol`: .*05:"),
