@@ -9,6 +9,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from odeae.waiting import saying_what_compiles
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -60,7 +62,7 @@ def in_float64(function: Callable[P, T]) -> Callable[P, T]:
         if is_traced((args, kwargs)):
             refuse_float32()
             return function(*args, **kwargs)
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), saying_what_compiles():
             result = to_numpy(function(*args, **kwargs))
         if is_traced(result):  # all inputs concrete, but inside a user's jit
             refuse_float32()

@@ -333,7 +333,7 @@ def predict(
     `diffusion`: also follow what the noise of SGD's steps adds to the encoder, which is of leading
     order where the input is corrupted at s² = O(D); without it that is the limit of small rates.
     `adjoint`: how to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`
-    for jvp). `progress`: a bar on stderr.
+    for jvp). `progress`: a bar on stderr, which costs the fast path and any cache on disk.
 
     `final` of the result goes on: as `state` of another call, whose times count from there, and
     those of its schedule.
