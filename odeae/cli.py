@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from odeae import config
+from odeae.waiting import at_terminal, saying_how_long
 from odeae.words import one_of
 
 app = typer.Typer(
@@ -161,7 +162,7 @@ def _check_picture(name: str, path: str) -> None:
 
 def _bar() -> bool:
     """Progress bars are for people at a terminal."""
-    return sys.stderr.isatty()
+    return at_terminal()
 
 
 def _save_figure(axes: Any, path: str | Path, overwrite: bool) -> None:
@@ -253,9 +254,12 @@ def _predict(values: dict[str, Any], problem: Any, times: Any) -> Any:
     from odeae.prediction import predict
 
     options = {name: values[name] for name in ("rtol", "atol", "max_steps", "diffusion")}
-    if values.get("members") is not None:
-        return ensemble(problem, times, values["members"], **config.start(values), **options)
-    return predict(problem, config.build_state(values, problem), times, progress=_bar(), **options)
+    members = values.get("members")
+    # A bar of `predict` would cost a compilation on every run, and the fast path.
+    with saying_how_long("predicting"):
+        if members is not None:
+            return ensemble(problem, times, members, **config.start(values), **options)
+        return predict(problem, config.build_state(values, problem), times, **options)
 
 
 def _simulate(

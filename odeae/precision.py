@@ -10,6 +10,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from odeae.waiting import saying_what_compiles
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -93,7 +95,7 @@ def in_float64(function: Callable[P, T]) -> Callable[P, T]:
             refuse_float32()
             with _default_settings():
                 return function(*args, **kwargs)
-        with float64():
+        with float64(), saying_what_compiles():
             result = to_numpy(function(*args, **kwargs))
         if is_traced(result):  # all inputs concrete, but inside a user's jit
             refuse_float32()

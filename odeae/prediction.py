@@ -429,7 +429,7 @@ def predict(
             small rates.
         adjoint: How to differentiate, diffrax's reverse mode by default (`diffrax.ForwardMode()`
             for jvp).
-        progress: Whether to draw a bar on stderr.
+        progress: Whether to draw a bar on stderr, which costs the fast path and any cache on disk.
 
     Returns:
         The curve.

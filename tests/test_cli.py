@@ -12,7 +12,7 @@ import pytest
 import xarray
 
 import odeae
-from odeae import cli, config, sweeps, workers
+from odeae import cli, config, prediction, sweeps, waiting, workers
 from odeae.store import Layout, Variable, open_store
 
 SMALL = ["--spikes", "1,0.6", "--dim", "100", "--hidden", "2", "--end", "2"]
@@ -47,6 +47,18 @@ def test_predict_prints_saves_and_plots(shell, tmp_path):
     expected = odeae.predict(problem, odeae.random_state(problem), odeae.log_times(2.0, 200))
     np.testing.assert_array_equal(odeae.load("a.nc").error, expected.error)
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_terminal_costs_no_other_program(shell, monkeypatch):
+    """A bar inside the solve would be compiled anew on every run, and leave the fast path."""
+    asked = []
+    solve = prediction._solve_as_lane
+    monkeypatch.setattr(prediction, "_solve_as_lane", lambda *a: asked.append(a) or solve(*a))
+    for module in (cli, waiting):
+        monkeypatch.setattr(module, "at_terminal", lambda: True)
+    code, _, err = shell("predict", *SMALL, "--times", "0,1,2")
+    assert code == 0, err
+    assert len(asked) == 1
 
 
 def test_every_rule_has_its_flags(shell, tmp_path):
