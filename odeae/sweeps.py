@@ -34,11 +34,12 @@ from odeae.prediction import (
     start_of,
 )
 from odeae.problem import Problem, check_state
+from odeae.regime import finite_size, warn_outside
 from odeae.schedules import check_schedule
 from odeae.state import State
 from odeae.store import FINGERPRINTS, Layout, Variable, open_store, opened
 from odeae.trajectory import Status
-from odeae.words import explains_arguments, one_of
+from odeae.words import explains_arguments, one_of, shortened
 
 if TYPE_CHECKING:
     import xarray
@@ -462,11 +463,15 @@ def _power_of_two(n: int) -> int:
 
 def _lane(build: Callable, values: dict[str, Any]) -> tuple[Equations, State]:
     """What a lane is made of: equations and initial state."""
+    problem, state = _made(build, values)
+    return equations_of(problem), check_state(problem, state)
+
+
+def _made(build: Callable, values: dict[str, Any]) -> tuple[Problem, State]:
     made = build(**values)
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Problem)):
-        raise ValueError(f"`build` must return a problem and a state, got {made!r:.80}")
-    problem, state = made
-    return equations_of(problem), check_state(problem, state)
+        raise ValueError(f"`build` must return a problem and a state, got {shortened(made)}")
+    return made
 
 
 def _traced(
@@ -499,7 +504,8 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     places = _places(columns, zipped)
     probes = [_at(columns, place) for place in places]
     code = fingerprints(build, "build")
-    made = [_probe(build, values, times) for values in probes]
+    problems, made = zip(*(_probe(build, values, times) for values in probes), strict=True)
+    warn_outside(max(problems, key=finite_size), times[-1])
     plan = _Plan(
         build=build,
         columns=columns,
@@ -516,10 +522,10 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     )
     each = not all(in_lanes(lane[0], plan.solver) for lane in made)
     size = (CHUNK_EACH if each else CHUNK) if chunk is None else whole("chunk", chunk)
-    plan = _traced_right(plan, size, places, made)
+    plan = _traced_right(plan, size, places, list(made))
     for place in _widths(plan):
         problem, _ = _probe(build, _at(columns, place), times)
-        plan.hidden = max(plan.hidden, problem.network.hidden)
+        plan.hidden = max(plan.hidden, problem.autoencoder.hidden)
     now = fingerprints(build, "build")
     digests = {
         f"build({_described(values)})": _digest(lane)
@@ -673,18 +679,21 @@ def _described(values: dict[str, Any]) -> str:
 
 
 @in_float64
-def _probe(build: Callable, values: dict[str, Any], times: Any) -> tuple[Equations, State]:
-    """Build one lane of concrete values; errors say which."""
+def _probe(
+    build: Callable, values: dict[str, Any], times: Any
+) -> tuple[Problem, tuple[Equations, State]]:
+    """Build one problem and its lane, of concrete values; errors say which."""
     try:
-        lane = _lane(build, _plain(values))
-        check_schedule(lane[0].rule.schedule, times[-1])
-        start_of(lane[1], None, times)
+        problem, state = _made(build, _plain(values))
+        lane = equations_of(problem), check_state(problem, state)
+        check_schedule(problem.rule.schedule, times[-1])
+        start_of(state, None, times)
     except Exception as error:
         said = " ".join(str(error).split())
         raise ValueError(
             f"build({_described(values)}) raised {type(error).__name__}: {said}"
         ) from error
-    return lane
+    return problem, lane
 
 
 def _digest(lane: Any) -> str:

@@ -132,3 +132,14 @@ def test_data_say_which_scale_would_do():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         odeae.Spectrum.from_data(x / 75.0)
+
+
+def test_a_sweep_says_it_once():
+    def build(lr):
+        p = erf(lr=lr)
+        return p, odeae.random_state(p)
+
+    with pytest.warns(RegimeWarning, match="with rate 80") as said:
+        odeae.sweep(build, {"lr": [1.0, 20.0, 80.0]}, [0.0, 0.1])
+    assert len(said) == 1
+    assert said[0].filename == __file__
