@@ -33,9 +33,11 @@ def learnable(problem: Problem) -> float:
     With noise, which linear maps of corrupted inputs keep out, ½ Σ ρ̃²/(ρ̃ + s²/D).
     """
     rank, spectrum = problem.autoencoder.hidden, problem.spectrum
-    gains = -2.0 * np.diff(np.asarray(spectrum.pca_errors(rank), float))
-    noise = float(problem.noise) / spectrum.dim
-    whole = np.where(gains > 0.0, gains + noise, 1.0)
+    # NumPy's, as `Spectrum.pca_errors` would take longer than a whole solve.
+    spikes, bulk = np.asarray(spectrum.spikes), np.asarray(spectrum.bulk) / spectrum.dim
+    counts = np.minimum(spectrum.multiplicity, rank).astype(int)
+    gains = -np.sort(-np.concatenate([spikes, np.repeat(bulk, counts)]))[:rank]
+    whole = np.where(gains > 0.0, gains + float(problem.noise) / spectrum.dim, 1.0)
     return 0.5 * float(np.sum(gains * gains / whole))
 
 
