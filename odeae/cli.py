@@ -188,6 +188,8 @@ def _folder(output: str, names: list[str], overwrite: bool) -> tuple[Path, list[
     """The folder of the results and its files, if they can be written."""
     from odeae.files import check_output
 
+    if not output.strip():
+        raise ValueError("`output` must not be empty: give it a value or leave it out")
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"output {output!r} is a file, expected a folder")
@@ -628,19 +630,99 @@ def _print_sweep(about: dict[str, Any], curves: Any, before: int, store: str | N
         print(f"store    {store} ({what}): xarray.open_zarr({store!r})")
 
 
-def _what_to_plot(curves: Any) -> dict[str, Any]:
-    """What a picture of any sweep can show: its first two parameters, seeds averaged."""
+def _what_to_plot(curves: Any, axes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a picture of any sweep can show: `axes` or its first two parameters, seeds averaged."""
     dims = curves["status"].dims
     zipped = dims == ("lane",)
     names = [name for name, x in curves.coords.items() if x.dims == dims] if zipped else list(dims)
     varied = [name for name in names if len(set(curves[name].values.tolist())) > 1] or names[:1]
     varied.sort(key=lambda name: curves[name].dtype.kind not in "iuf")
-    averaged = ["seed"] if "seed" in varied and len(varied) > 1 else []
-    shown = [name for name in varied if name not in averaged]
+    averaged = ["seed"] if "seed" in varied and len(varied) > 1 and "seed" not in axes else []
+    shown = axes or tuple(name for name in varied if name not in averaged)[:2]
+    chosen = dict(zip("xy", shown, strict=False))
     if zipped:
-        return dict(zip("xy", shown, strict=False))
-    select = {name: curves[name].values[0] for name in shown[2:]}
-    return {**dict(zip("xy", shown, strict=False)), "select": select, "mean": averaged}
+        return chosen
+    select = {name: curves[name].values[0] for name in varied if name not in (*shown, *averaged)}
+    return {**chosen, "select": select, "mean": averaged}
+
+
+_SHOWN = ["error", "excess", "order-parameters", "overlaps", "plateaus"]
+
+
+@app.command(cls=_Command)
+def plot(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .nc file or a .zarr store.")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE.png", help="The picture; default: FILE.png."),
+    ] = None,
+    what: Annotated[
+        str, typer.Option(metavar="WHAT", help=", ".join(_SHOWN) + "; of a store the first two.")
+    ] = "error",
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One curve of the file; default: all.")
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a store: the parameter to the right.")
+    ] = None,
+    y: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a store: the parameter upwards.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Draw what was saved: the curves of a .nc file, or the sweep in a .zarr store."""
+    one_of("what", what, _SHOWN)
+    picture = str(Path(file).with_suffix(".png")) if output is None and file else output
+    _check_outputs({"plot": picture, "overwrite": overwrite})
+    _start_jax()
+    stored = Path(file).suffix.lower() == ".zarr"
+    for name, value, fits in (("group", group, not stored), ("x", x, stored), ("y", y, stored)):
+        if value is not None and not fits:
+            raise ValueError(
+                f"--{name} has no meaning for {file!r}: --group is for a .nc file, --x and --y for a store"
+            )
+    axes = _plot_store(file, what, x, y) if stored else _plot_file(file, what, group)
+    _save_figure(axes, str(picture), overwrite)
+    if as_json:
+        _dump({"output": picture})
+    else:
+        print(f"wrote {picture}")
+
+
+def _plot_file(file: str, what: str, group: str | None) -> Any:
+    import numpy as np
+
+    from odeae.plotting import plot
+    from odeae.saving import groups, load
+    from odeae.sequential import plot_plateaus
+
+    names = groups(file) if group is None else [group]
+    if what in ("error", "excess"):
+        quantity = {"quantity": "excess"} if what == "excess" else {}
+        return plot(
+            *(load(file, name) for name in names or [None]), labels=names or None, **quantity
+        )
+    if len(names) > 1:
+        raise ValueError(f"--what {what} shows one curve: add --group {' or '.join(names)}")
+    trajectory = load(file, names[0] if names else None)
+    if what == "plateaus":
+        return plot_plateaus(trajectory)
+    many = trajectory.plot_overlaps() if what == "overlaps" else trajectory.plot_order_parameters()
+    return np.ravel(many)[0]
+
+
+def _plot_store(file: str, what: str, x: str | None, y: str | None) -> Any:
+    from odeae.plotting import plot_sweep
+    from odeae.store import open_sweep
+
+    one_of("what of a store", what, _SHOWN[:2])
+    if y is not None and x is None:
+        raise ValueError("--y needs --x, the parameter to the right")
+    curves = open_sweep(file)
+    chosen = _what_to_plot(curves, tuple(name for name in (x, y) if name is not None))
+    value = {"excess": "final_excess", "error": "error" if "y" in chosen else None}[what]
+    return plot_sweep(curves, value=value, **chosen)
 
 
 @app.command(cls=_Command)
