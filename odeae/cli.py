@@ -680,7 +680,7 @@ def plot(
     for name, value, fits in (("group", group, not stored), ("x", x, stored), ("y", y, stored)):
         if value is not None and not fits:
             raise ValueError(
-                f"--{name} has no meaning for {file!r}: --group is for a .nc file, --x and --y for a store"
+                f"--{name} has no meaning for {file!r}: --group is for .nc, --x and --y for stores"
             )
     axes = _plot_store(file, what, x, y) if stored else _plot_file(file, what, group)
     _save_figure(axes, str(picture), overwrite)
