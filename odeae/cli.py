@@ -699,9 +699,9 @@ def _plot_file(file: str, what: str, group: str | None) -> Any:
 
     names = groups(file) if group is None else [group]
     if what in ("error", "excess"):
-        quantity = {"quantity": "excess"} if what == "excess" else {}
+        quantity = "excess" if what == "excess" else None
         return plot(
-            *(load(file, name) for name in names or [None]), labels=names or None, **quantity
+            *(load(file, name) for name in names or [None]), labels=names or None, quantity=quantity
         )
     if len(names) > 1:
         raise ValueError(f"--what {what} shows one curve: add --group {' or '.join(names)}")
