@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 .PHONY: help demo validate test test-slow lint format bench clean
 
 help:
-	@echo "make demo       create .venv, install, run the main job: demo/demo.png, demo/demo.nc, a table"
+	@echo "make demo       create .venv, install, run the main job: demo/demo.png, demo/demo.nc, a table;"
+	@echo "                a few minutes, the first time with the download of JAX"
 	@echo "make validate   every learning rule against SGD at four D: validation/, some 15 minutes"
 	@echo "make test       create .venv, install, run the tests"
 	@echo "make test-slow  the same with every check at its full size"
@@ -20,6 +21,7 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: $(READY)
+	@echo "the demo takes a few minutes"
 	$(BIN)/odeae demo --output demo --overwrite
 
 validate: $(READY)

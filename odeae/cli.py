@@ -1,6 +1,7 @@
-"""The shell: `odeae predict | simulate | compare | sweep | spectrum | validate | demo | …`."""
+"""The shell: `odeae predict | simulate | compare | sweep | plot | spectrum | validate | …`."""
 
 import inspect
+import itertools
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from odeae import config
 from odeae.waiting import at_terminal, saying_how_long
-from odeae.words import one_of
+from odeae.words import meant, one_of, shortened
 
 app = typer.Typer(
     add_completion=False,
@@ -24,6 +26,50 @@ app = typer.Typer(
     help="Learning curves of shallow non-linear autoencoders, exactly, from a covariance spectrum.",
     epilog="Try: [bold]odeae predict --spikes 1,0.6,0.3 --dim 1000 --hidden 3 --plot curve.png[/]",
 )
+
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, which typer has made its own
+
+
+class _Command(TyperCommand):
+    """A command that refuses by name what click would drop, or take for a file."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {flag: o for o in self.params for flag in o.opts if flag.startswith("-")}
+        for i, word in enumerate(args):
+            if word in options and not getattr(options[word], "is_flag", True):
+                stray = list(itertools.takewhile(_is_number, args[i + 2 :]))
+                if stray and not Path(stray[0]).is_file():
+                    text = ",".join(value.strip(",") for value in (args[i + 1], *stray))
+                    several = options[word].metavar == "LIST" or options[word].multiple
+                    one = f"{word} takes one value, got {shortened(text)}"
+                    many = f"separate values by commas: {word} {text}"
+                    raise _UsageError(many if several else one, ctx)
+        try:
+            order = self.make_parser(ctx).parse_args(list(args))[2]
+        except _UsageError as error:
+            unknown = getattr(error, "option_name", None)
+            if unknown is None or unknown in options:  # one that lacks its value, for example
+                raise
+            known = [flag[2:].replace("-", "_") for flag in options if flag.startswith("--")]
+            found = meant(unknown.lstrip("-").replace("-", "_"), known)
+            flags = " or ".join("--" + name.replace("_", "-") for name in found)
+            hint = f", did you mean {flags}?" if found else ""
+            raise _UsageError(f"No such option: {unknown}{hint}", ctx) from None
+        for flag, option in options.items():
+            if not option.multiple and order.count(option) > 1:
+                commas = ", with commas between its values" if option.metavar == "LIST" else ""
+                times = order.count(option)
+                raise _UsageError(f"{flag} is given {times} times: give it once{commas}", ctx)
+        return super().parse_args(ctx, args)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.strip(","))
+    except ValueError:
+        return False
+    return True
 
 
 def _version(asked: bool | None) -> None:
@@ -91,7 +137,7 @@ def _command(*tables: list[config.Setting]) -> Callable:
         )
         command.__annotations__ = {name: kind for name, kind, _ in parameters}
         command.__doc__, command.__name__ = function.__doc__, function.__name__
-        return app.command(name=function.__name__)(command)
+        return app.command(name=function.__name__, cls=_Command)(command)
 
     return register
 
@@ -101,7 +147,7 @@ def _whole(text: str) -> int:
     try:
         return config.whole(text)
     except ValueError:
-        text = f"{text!r} is not a whole number, such as 1000 or 1e9"
+        text = f"{shortened(text)} is not a whole number, such as 1000 or 1e9"
         raise typer.BadParameter(text) from None
 
 
@@ -120,9 +166,9 @@ def _start_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _check_outputs(values: dict[str, Any]) -> None:
+def _check_outputs(values: dict[str, Any], endings: tuple[str, ...] = (".nc", ".csv")) -> None:
     """Refuse outputs that can't be written before any work is done."""
-    from odeae.files import check_output
+    from odeae.files import check_ending, check_output
 
     given = {n: values.get(n) for n in ("output", "plot", "plot_overlaps", "store")}
     files = {name: path for name, path in given.items() if path is not None}
@@ -131,15 +177,19 @@ def _check_outputs(values: dict[str, Any]) -> None:
             check_output(path, values["overwrite"])
         if name in ("plot", "plot_overlaps"):
             _check_picture(name, path)
-        same = next(other for other in files if files[other] == path)
+        same = next(o for o in files if os.path.realpath(files[o]) == os.path.realpath(path))
         if same != name:
             raise ValueError(f"`{same}` and `{name}` are the same file, {path!r}")
+    if "output" in files:
+        check_ending(files["output"], endings)
 
 
 def _folder(output: str, names: list[str], overwrite: bool) -> tuple[Path, list[Path]]:
     """The folder of the results and its files, if they can be written."""
     from odeae.files import check_output
 
+    if not output.strip():
+        raise ValueError("`output` must not be empty: give it a value or leave it out")
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"output {output!r} is a file, expected a folder")
@@ -368,16 +418,19 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
             times = done + log_times(times[-1] - done, count, dim=dim)
         times = times[times >= done]
     output = values["output"]
-    keep = {"checkpoint": output, "overwrite": values["overwrite"]}
+    keep = {"overwrite": values["overwrite"]}
+    if output is not None and Path(output).suffix.lower() == ".nc":  # a table can't be resumed
+        keep["checkpoint"] = output
     try:
         runs = _simulate(values, problem, times, weights, **keep)
     except KeyboardInterrupt as stop:
-        if output is None or not getattr(stop, "__notes__", ()):  # nothing was begun
+        if "checkpoint" not in keep or not getattr(stop, "__notes__", ()):  # nothing was begun
             raise
         line = f"the runs so far are kept in {output!r}: go on with --resume {output}"
         print(f"odeae: interrupted, {line}", file=sys.stderr)
         raise SystemExit(130) from None
-    values = values | {"overwrite": True}  # of the file that the runs have kept
+    if "checkpoint" in keep:
+        values = values | {"overwrite": True}  # of the file that the runs have kept
     if as_json:
         _dump(_summary(runs))
     else:
@@ -451,7 +504,7 @@ def sweep(values: dict[str, Any], as_json: bool) -> None:
 
     With --store, an interrupted sweep loses nothing that was done: the same command goes on.
     """
-    _check_outputs(values)
+    _check_outputs(values, (".nc",))
     if values["diffusion"]:
         raise ValueError("`diffusion` is for `odeae predict`: a sweep has no noise of SGD's steps")
     grid = config.build_grid(values)
@@ -577,22 +630,102 @@ def _print_sweep(about: dict[str, Any], curves: Any, before: int, store: str | N
         print(f"store    {store} ({what}): xarray.open_zarr({store!r})")
 
 
-def _what_to_plot(curves: Any) -> dict[str, Any]:
-    """What a picture of any sweep can show: its first two parameters, seeds averaged."""
+def _what_to_plot(curves: Any, axes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a picture of any sweep can show: `axes` or its first two parameters, seeds averaged."""
     dims = curves["status"].dims
     zipped = dims == ("lane",)
     names = [name for name, x in curves.coords.items() if x.dims == dims] if zipped else list(dims)
     varied = [name for name in names if len(set(curves[name].values.tolist())) > 1] or names[:1]
     varied.sort(key=lambda name: curves[name].dtype.kind not in "iuf")
-    averaged = ["seed"] if "seed" in varied and len(varied) > 1 else []
-    shown = [name for name in varied if name not in averaged]
+    averaged = ["seed"] if "seed" in varied and len(varied) > 1 and "seed" not in axes else []
+    shown = axes or tuple(name for name in varied if name not in averaged)[:2]
+    chosen = dict(zip("xy", shown, strict=False))
     if zipped:
-        return dict(zip("xy", shown, strict=False))
-    select = {name: curves[name].values[0] for name in shown[2:]}
-    return {**dict(zip("xy", shown, strict=False)), "select": select, "mean": averaged}
+        return chosen
+    select = {name: curves[name].values[0] for name in varied if name not in (*shown, *averaged)}
+    return {**chosen, "select": select, "mean": averaged}
 
 
-@app.command()
+_SHOWN = ["error", "excess", "order-parameters", "overlaps", "plateaus"]
+
+
+@app.command(cls=_Command)
+def plot(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .nc file or a .zarr store.")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE.png", help="The picture; default: FILE.png."),
+    ] = None,
+    what: Annotated[
+        str, typer.Option(metavar="WHAT", help=", ".join(_SHOWN) + "; of a store the first two.")
+    ] = "error",
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One curve of the file; default: all.")
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a store: the parameter to the right.")
+    ] = None,
+    y: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a store: the parameter upwards.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Draw what was saved: the curves of a .nc file, or the sweep in a .zarr store."""
+    one_of("what", what, _SHOWN)
+    picture = str(Path(file).with_suffix(".png")) if output is None and file else output
+    _check_outputs({"plot": picture, "overwrite": overwrite})
+    _start_jax()
+    stored = Path(file).suffix.lower() == ".zarr"
+    for name, value, fits in (("group", group, not stored), ("x", x, stored), ("y", y, stored)):
+        if value is not None and not fits:
+            raise ValueError(
+                f"--{name} has no meaning for {file!r}: --group is for .nc, --x and --y for stores"
+            )
+    axes = _plot_store(file, what, x, y) if stored else _plot_file(file, what, group)
+    _save_figure(axes, str(picture), overwrite)
+    if as_json:
+        _dump({"output": picture})
+    else:
+        print(f"wrote {picture}")
+
+
+def _plot_file(file: str, what: str, group: str | None) -> Any:
+    import numpy as np
+
+    from odeae.plotting import plot
+    from odeae.saving import groups, load
+    from odeae.sequential import plot_plateaus
+
+    names = groups(file) if group is None else [group]
+    if what in ("error", "excess"):
+        quantity = "excess" if what == "excess" else None
+        return plot(
+            *(load(file, name) for name in names or [None]), labels=names or None, quantity=quantity
+        )
+    if len(names) > 1:
+        raise ValueError(f"--what {what} shows one curve: add --group {' or '.join(names)}")
+    trajectory = load(file, names[0] if names else None)
+    if what == "plateaus":
+        return plot_plateaus(trajectory)
+    many = trajectory.plot_overlaps() if what == "overlaps" else trajectory.plot_order_parameters()
+    return np.ravel(many)[0]
+
+
+def _plot_store(file: str, what: str, x: str | None, y: str | None) -> Any:
+    from odeae.plotting import plot_sweep
+    from odeae.store import open_sweep
+
+    one_of("what of a store", what, _SHOWN[:2])
+    if y is not None and x is None:
+        raise ValueError("--y needs --x, the parameter to the right")
+    curves = open_sweep(file)
+    chosen = _what_to_plot(curves, tuple(name for name in (x, y) if name is not None))
+    value = {"excess": "final_excess", "error": "error" if "y" in chosen else None}[what]
+    return plot_sweep(curves, value=value, **chosen)
+
+
+@app.command(cls=_Command)
 def spectrum(
     file: Annotated[
         str,
@@ -664,7 +797,7 @@ def spectrum(
             print(f"wrote {plot}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def validate(
     output: Annotated[
         str, typer.Option("--output", "-o", help="Folder for the results.")
@@ -697,7 +830,9 @@ def validate(
         if _bar():
             print(f"odeae: {name}", file=sys.stderr)
 
-    results = validation.validate(quick, row, say)
+    names = {known.name.lower(): known.name for known in validation.MATRIX}
+    chosen = None if row is None else [names.get(name.lower(), name) for name in row]
+    results = validation.validate(quick, chosen, say)
     folder.mkdir(exist_ok=True)
     table = validation.markdown(results)
     with writing(files[0], overwrite) as temporary:
@@ -727,7 +862,7 @@ def validate(
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(cls=_Command)
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results.")] = "demo",
     runs: Annotated[int, typer.Option(help="Runs per kind of input.")] = 8,
@@ -828,7 +963,7 @@ def demo(
     print(f"wrote {picture}, {archive}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def patches(
     output: Annotated[str, typer.Argument(metavar="FILE.npy", help="File for the patches.")],
     size: Annotated[int, typer.Option(help="Side of a patch, in pixels: D is its square.")] = 32,
@@ -854,9 +989,6 @@ def patches(
         print(f"wrote {output}: {x.shape[0]} patches of {size}×{size} pixels, D = {x.shape[1]}")
 
 
-_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, which typer has made its own
-
-
 def _terminated(*_: Any) -> None:
     raise SystemExit(143)  # unwinds, so that no half-written file stays
 
@@ -865,7 +997,7 @@ def main() -> None:
     """Run the shell; every failure that has a message is one line on stderr and exit code 1."""
     before = signal.signal(signal.SIGTERM, _terminated), warnings.showwarning
     warnings.showwarning = lambda message, *args, **kwargs: print(
-        f"odeae: warning: {message}", file=sys.stderr
+        f"odeae: warning: {' '.join(str(message).split())}", file=sys.stderr
     )
     try:
         _run()
@@ -887,6 +1019,8 @@ def _run() -> None:
         pass
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         _fail(str(error))
+    except MemoryError as error:
+        _fail(f"this needs more memory than there is: {error}")
     if code == 130:
         print("odeae: interrupted, nothing half-written", file=sys.stderr)
     sys.exit(code or 0)

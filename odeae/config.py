@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from odeae.files import as_path
 from odeae.words import nearest, one_of, shortened
 
 
@@ -154,7 +155,9 @@ def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> di
     values = {s.key: s.default for s in settings}
     given = {key: value for key, value in flags.items() if value is not None}
     if path is not None:
-        values |= _read_toml(Path(path), settings)
+        if not path.strip():
+            raise ValueError("the name of the file of settings must not be empty")
+        values |= _read_toml(as_path("config", path), settings)
     for s in settings:
         if s.type is dict and s.key in given:
             given[s.key] = (values[s.key] or {}) | _pairs(s, given[s.key])
@@ -164,14 +167,21 @@ def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> di
         raise ValueError(f"`{key}` is swept, and also given a value: give one of the two")
     if "times" in values and given.keys() & {"start", "end", "count"}:
         values["times"] = None  # the flags ask for other times than the file
-    return values | given
+    merged = values | given
+    for s in settings:
+        value = merged[s.key]
+        if s.type is str and s.metavar != "LIST" and isinstance(value, str) and not value.strip():
+            raise ValueError(f"`{s.key}` must not be empty: give it a value or leave it out")
+    return merged
 
 
 def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder, expected a TOML file of settings")
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         hint = "" if path.suffix == ".toml" else " (did you mean --data?)"
         raise ValueError(f"can't read {str(path)!r} as TOML: {error}{hint}") from error
@@ -221,7 +231,12 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
             f"{path}: `{setting.key}` in [{setting.section}] must be {want[setting.type]}, got "
             f"{shortened(value)}"
         )
-    return setting.type(value)
+    try:
+        return setting.type(value)
+    except OverflowError:
+        raise ValueError(
+            f"{path}: `{setting.key}` in [{setting.section}] is too large, {shortened(value)}"
+        ) from None
 
 
 ALL = [*COMMON, *SOLVE, *ENSEMBLE, *RUNS, *SWEEP, *OUTPUT]

@@ -118,8 +118,8 @@ def _mistake(
     takes = f"it takes {', '.join(own)}"
     unknown = [word for word in kwargs if word not in own]
     if unknown:
-        meant = " or ".join(f"`{word}`" for word in _meant(unknown[0], own))
-        hint = f" (did you mean {meant}?)" if meant else ""
+        others = " or ".join(f"`{word}`" for word in meant(unknown[0], own))
+        hint = f" (did you mean {others}?)" if others else ""
         return f"{name} has no argument `{unknown[0]}`{hint}: {takes}"
     try:
         signature.bind_partial(*args, **kwargs)
@@ -136,7 +136,7 @@ def _mistake(
     return f"{name} lacks {missing}: write {name}({', '.join(own)})"
 
 
-def _meant(word: str, own: list[str]) -> list[str]:
+def meant(word: str, own: list[str]) -> list[str]:
     """Return the arguments that an unknown word may stand for."""
     alike = set().union(*(group for group in _SYNONYMS if word.lower() in group))
     found = [known for known in own if known in alike]

@@ -16,6 +16,7 @@ from odeae import cli, config, prediction, sweeps, waiting, workers
 from odeae.store import Layout, Variable, open_store
 
 SMALL = ["--spikes", "1,0.6", "--dim", "100", "--hidden", "2", "--end", "2"]
+LONGER = [*SMALL[:-1], "3"]
 
 
 @pytest.fixture
@@ -134,6 +135,20 @@ def test_json_is_one_object_and_nothing_else(shell):
     np.testing.assert_allclose(result["excess"], above, rtol=1e-9)
 
 
+def test_plot_draws_what_was_saved(shell, tmp_path):
+    code, _, err = shell("compare", *SMALL, "--runs", "4", "--count", "6", "-o", "both.nc")
+    assert code == 0, err
+    for words in ([], ["--what", "order-parameters", "--group", "theory", "-o", "b.png"]):
+        code, out, err = shell("plot", "both.nc", *words)
+        assert code == 0, err
+        name = "b.png" if words else "both.png"
+        assert out == f"wrote {name}\n"
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+    code, _, err = shell("plot", "both.nc", "--what", "overlaps", "-o", "c.png")
+    assert code == 1
+    assert "add --group theory or runs" in err
+
+
 def test_flags_override_toml(shell, tmp_path):
     (tmp_path / "c.toml").write_text(
         "[spectrum]\nspikes = [1.0, 0.6]\ndim = 100\n[autoencoder]\nhidden = 2\n"
@@ -177,23 +192,23 @@ def test_resuming_says_what_is_wrong_with_the_file(shell):
     """It once said that the file has no groups, whatever was wrong."""
     with open("bad.nc", "w") as file:
         file.write("text")
-    code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "bad.nc")
+    code, _, err = shell("simulate", *LONGER, "--resume", "bad.nc")
     assert code != 0
     assert "can't read 'bad.nc' as netCDF" in err
 
 
 def test_resume_takes_the_runs_of_a_comparison_but_no_others(shell):
     shell("compare", *SMALL, "--runs", "2", "--count", "3", "-o", "both.nc")
-    code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "both.nc")
+    code, _, err = shell("simulate", *LONGER, "--resume", "both.nc")
     assert code == 0, err
     for flags, message in (
         (["--runs", "5"], "`runs` can't change: the runs that go on have 2, got 5"),
         (["--seed", "1"], "`seed` can't change: the runs that go on have 0, got 1"),
         (["--lr", "0.5"], "`weights` are of runs with another rule lr: 1.0, got 0.5"),
-        (["--activation", "relu"], "another autoencoder activation: Erf, got ReLU"),
+        (["--activation", "relu"], "another autoencoder activation: 'Erf', got 'ReLU'"),
         (["--start", "1"], "--start has no meaning beside --resume"),
     ):
-        code, _, err = shell("simulate", *SMALL, "--end", "3", "--resume", "both.nc", *flags)
+        code, _, err = shell("simulate", *LONGER, "--resume", "both.nc", *flags)
         assert code == 1
         assert message in err
 
@@ -275,7 +290,7 @@ def test_spectrum_and_real_inputs(shell, tmp_path):
             ["predict", "--spikes", "1", "--dim", "2"],
             "`hidden` must be at most the number of modes, 2",
         ),
-        (["predict", *SMALL, "--hidden", "0"], "`hidden` must be at least 1, got 0"),
+        (["predict", *SMALL[:4], "--hidden", "0"], "`hidden` must be at least 1, got 0"),
         (["predict", *SMALL, "--lr", "0"], "`lr` must be positive, got 0"),
         (["predict", *SMALL, "--lr-bias", "-1"], "`lr_bias` must be zero or positive, got -1"),
         (["predict", *SMALL, "--lr-encoder", "inf"], "`lr_encoder` must be finite"),
@@ -312,10 +327,37 @@ def test_spectrum_and_real_inputs(shell, tmp_path):
         (["validate", "--row", "Oia"], "did you mean 'Oja'"),
         (["validate", "-o", "no/where"], "output folder 'no' does not exist"),
         (["predict", "--dim", "2.5"], "Invalid value for '--dim'"),
-        (["predict", "--spkes", "1"], "No such option: --spkes"),
+        (["predict", "--spkes", "1"], "No such option: --spkes, did you mean --spikes?"),
+        (["predict", "--K", "3"], "No such option: --K, did you mean --hidden?"),
+        (["predict", "--spikes", "1", "0.6", "0.3"], "separate values by commas: --spikes 1,0.6,0"),
+        (["sweep", "--grid", "lr=1", "2"], "separate values by commas: --grid lr=1,2"),
+        (["predict", "--lr", "1", "2"], "--lr takes one value, got '1,2'"),
+        (["predict", "--spikes", "1", "--spikes", "0.6"], "--spikes is given 2 times: give it on"),
+        (["predict", "--tied", "--no-tied"], "--tied is given 2 times: give it once"),
+        (["predict", *SMALL, "--plot", "a.png", "--plot-overlaps", "./a.png"], "the same file"),
+        (["predict", *SMALL, "-o", "a.txt"], "output 'a.txt' must end in .nc or .csv"),
+        (["sweep", *SMALL, "--grid", "lr=1", "-o", "a.csv"], "output 'a.csv' must end in .nc"),
+        (["predict", *SMALL, "-o", ""], "`output` must not be empty"),
+        (["predict", ""], "the name of the file of settings must not be empty"),
+        (["predict", *SMALL, "--lr-bias", "9" * 400], "`lr_bias` must be finite, got inf"),
+        (["predict", *SMALL, "--seed", "9" * 400], "`seed` must be at most 9223372036854775807"),
+        (["predict", "--spikes", "1", "--dim", "9" * 5000], "is not a whole number"),
+        (["predict", "--spikes", "1", "--dim", "1e30"], "`dim` must be at most 9007199254740992"),
+        (["predict", "--spikes", "1", "--dim", "9", "--hidden", "1e9"], "the number of modes, 9"),
+        (["predict", *SMALL, "--count", "1e12"], "needs more memory than there is"),
+        (["simulate", *SMALL, "--runs", "1e9"], "give fewer `runs`"),
+        (["predict", "--data", "/"], "no file '/'"),
+        (["predict", "/"], "'/' is a folder, expected a TOML file"),
+        (["validate", "-o", ""], "`output` must not be empty"),
+        (["plot", "none.nc"], "no file 'none.nc'"),
+        (["plot", "none.nc", "--x", "lr"], "--x has no meaning for 'none.nc'"),
+        (["plot", "none.zarr"], "there is no sweep at"),
         (["compare", *SMALL, "--runs", "1"], "`runs` must be at least 2"),
         (["predict", "none.toml"], "no file 'none.toml'"),
-        (["predict", *SMALL, "--dim", "1.5"], "'1.5' is not a whole number, such as 1000 or 1e9"),
+        (
+            ["predict", *SMALL[:2], "--dim", "1.5"],
+            "'1.5' is not a whole number, such as 1000 or 1e9",
+        ),
         (["predict", *SMALL, "--count", "many"], "'many' is not a whole number"),
         (["predict", *SMALL, "--start", "3"], "`start` must be below `end`, got 3 and 2"),
         (["simulate", *SMALL, "--inputs", "data"], "--inputs data needs --data"),
@@ -348,6 +390,8 @@ def test_large_whole_numbers_may_have_an_exponent(shell, tmp_path):
     ("text", "message"),
     [
         ("[spectrum\n", "as TOML"),
+        ("\N{BYTE ORDER MARK}[rule]\nlr = 'fast'\n", "must be a number, got 'fast'"),
+        (f"[rule]\nlr = {'9' * 400}\n", "`lr` in [rule] is too large, 999"),
         ("[spectum]\n", "did you mean 'spectrum'"),
         ("[rule]\nweight_decy = 1\n", "did you mean 'weight_decay'"),
         ("[rule]\nlr = 'fast'\n", "`lr` in [rule] must be a number, got 'fast'"),
