@@ -127,6 +127,12 @@ class Spectrum(eqx.Module):
         result[self.order] = values
         return result
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw eigenvalues ρ against rank; returns the Axes. See `odeae.plot_spectrum`."""
+        from odeae.plotting import plot_spectrum
+
+        return plot_spectrum(self, ax=ax)
+
     def __repr__(self):
         if is_traced((self.spikes, self.bulk)) or np.ndim(self.spikes) != 1:
             return f"Spectrum({self.spikes!r}, {self.bulk!r}, {self.multiplicity})"
