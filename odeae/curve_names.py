@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from odeae.activations import Quadrature
+from odeae.descriptions import activation_name
 from odeae.rules import SGD
-from odeae.trajectory import ENSEMBLE, Trajectory, _activation_name
+from odeae.trajectory import ENSEMBLE, Trajectory
 
 _OF_SPECTRUM = ("D", "spikes", "bulk", "tr Ω/D")
 
@@ -226,7 +227,7 @@ def _listed(name: str, values: np.ndarray) -> str:
 
 
 def _activation_word(activation: Any) -> str:
-    name = _activation_name(activation)
+    name = activation_name(activation)
     if isinstance(activation, Quadrature) and name == "own function":
         return getattr(activation.fn, "__name__", name)
     return name

@@ -73,7 +73,7 @@ def neurons(
     elif checkpoint is not None:
         rows = np.asarray(getattr(checkpoint.weights, part))[which] @ basis.T
     else:
-        rows = _drawn(trajectory, part, which, seed)
+        rows = _drawn(trajectory, part, which, seed) @ basis.T
     if not np.isfinite(rows).all():
         status = Status(int(np.ravel(trajectory.status)[which if shape else 0]))
         stop = float(np.ravel(trajectory.stop_time)[which if shape else 0])
@@ -82,12 +82,12 @@ def neurons(
 
 
 def _drawn(trajectory: Trajectory, part: str, which: int, seed: int | None) -> np.ndarray:
-    """Weights of the state that theory ended in, in input space."""
-    if trajectory.final is None:
-        raise ValueError("`trajectory` has no `final` state to draw weights of: predict it again")
+    """Weights of the state that theory ended in, in the eigenbasis."""
     if np.ndim(trajectory.status) and trajectory.source != ENSEMBLE:
         trajectory = jax.tree.map(lambda x: x[which], trajectory)  # vmap gives all to every lane
     problem, state = trajectory.problem, trajectory.final
+    if state is None:
+        raise ValueError("`trajectory` has no `final` state to draw weights of: predict it again")
     if trajectory.source == ENSEMBLE:
         state = jax.tree.map(lambda x: x[which], state)
     if state.diffusion is not None and part == "encoder":
@@ -98,7 +98,7 @@ def _drawn(trajectory: Trajectory, part: str, which: int, seed: int | None) -> n
     bulk = state.bulk if seed is not None else jax.tree.map(np.zeros_like, state.bulk)
     state = State(state.spikes, bulk, state.bias)
     weights = draw_weights(problem, state, [seed or 0, which, _START])
-    return np.asarray(getattr(weights, part)) @ problem.spectrum.basis.T
+    return np.asarray(getattr(weights, part))
 
 
 def plot_neurons(

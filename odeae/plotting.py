@@ -172,7 +172,7 @@ def plot(
     kinds = [_kind(curve, quantity, labels is None) for curve in curves]
     named = labels is None and any(names.texts)
     simulated = [i for i, curve in enumerate(curves) if not curve.is_theory]
-    among = list(dict.fromkeys(kinds[i] for i in simulated)) if named else simulated
+    among: list[Any] = list(dict.fromkeys(kinds[i] for i in simulated)) if named else simulated
     drawn, times = [], []
     for i, curve in enumerate(curves):
         what, count = kinds[i]
@@ -386,7 +386,8 @@ def _level_name() -> Any:
             self.set(ha="right", va="bottom", position=(-3, 1))
 
         def draw(self, renderer):
-            names = [text for text in self.axes.texts if isinstance(text, LevelName)]
+            ax: Any = self.axes
+            names = [text for text in ax.texts if isinstance(text, LevelName)]
             if self is names[0]:
                 for name in names:
                     name._beside()
@@ -397,20 +398,21 @@ def _level_name() -> Any:
             before = names[: names.index(self)]
             self.shown = not any(
                 name.shown and box.overlaps(name.get_window_extent(renderer)) for name in before
-            ) and not _is_hit(box, *_occupied(self.axes))
+            ) and not _is_hit(box, *_occupied(ax))
             if self.shown:
                 super().draw(renderer)
 
         def _is_cut(self, box):
             """Whether this lies beyond the figure, or on other axes with their labels."""
-            frame, own = self.axes.figure.bbox, self.axes.bbox
+            own: Any = self.axes
+            frame = own.figure.bbox
             if box.x1 > frame.x1:
                 return True
-            others = (ax for ax in self.axes.figure.axes if ax is not self.axes)
+            others = (ax for ax in own.figure.axes if ax is not own)
             return any(
                 box.overlaps(ax.get_tightbbox())
                 for ax in others
-                if ax.bbox.x0 >= own.x1 and ax.bbox.y0 < box.y1 and box.y0 < ax.bbox.y1
+                if ax.bbox.x0 >= own.bbox.x1 and ax.bbox.y0 < box.y1 and box.y0 < ax.bbox.y1
             )
 
     return LevelName
@@ -550,7 +552,7 @@ def _shades(count: int) -> list[Any]:
     return [f"C{k}" for k in range(count)] if count <= 10 else _palette(count)
 
 
-def _name_neurons(panels: Sequence[Any], colours: list[Any]) -> None:
+def _name_neurons(panels: Any, colours: list[Any]) -> None:
     """A legend of neurons; a colour bar beside all panels where they are many."""
     if len(colours) <= 10:
         _legend(panels[0])
