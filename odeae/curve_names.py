@@ -30,7 +30,7 @@ class Curve(NamedTuple):
         values = np.asarray(values)
         if values.ndim <= ndim:
             return values
-        return values.reshape(-1, *values.shape[values.ndim - ndim :])[self.lane or 0]
+        return np.asarray(values.reshape(-1, *values.shape[values.ndim - ndim :])[self.lane or 0])
 
     def words(self) -> dict[str, Any]:
         """What its problem is, by name: a number, None, or words that need no name beside them."""
