@@ -50,9 +50,12 @@ class Curve(NamedTuple):
         words["schedule"] = self._schedule_words(rule.schedule)
         words["noise"] = self._number(problem.noise)
         words["D"] = spectrum.dim
-        words["spikes"] = _listed("spikes", np.sort(self.own(spectrum.spikes, 1))[::-1])
-        words["bulk"] = _listed("bulk", self.own(spectrum.bulk, 1))
-        words["tr Ω/D"] = self._number(spectrum.trace)
+        spikes, bulk = self.own(spectrum.spikes, 1), self.own(spectrum.bulk, 1)
+        words["spikes"] = _listed("spikes", np.sort(spikes)[::-1])
+        words["bulk"] = _listed("bulk", bulk)
+        words["tr Ω/D"] = float(
+            spikes.sum() + bulk @ np.array(spectrum.multiplicity, float) / words["D"]
+        )
         return words
 
     def settings(self) -> dict[str, Any]:

@@ -275,7 +275,9 @@ def _draw_curve(ax, curve, quantity, colour, marker, label, name) -> np.ndarray:
         ax.plot(times, mean, color=colour, lw=1.8, label=label)
         return np.vstack([band, mean])
     spread = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
-    style = {"mfc": "white", "mew": 1.2, "ms": 4.5, "lw": 1.0, "zorder": 3}
+    # Points so dense that they touch lie below the line of the theory.
+    style = {"mfc": "white", "mew": 1.2, "ms": 4.5, "lw": 1.0}
+    style["zorder"] = 3 if len(times) <= 40 else 1.5
     ax.errorbar(times, mean, spread, fmt=marker, color=colour, label=label, **style)
     return mean[None]
 
