@@ -47,6 +47,8 @@ def _short_numbers() -> Any:
 def _colour_bar(ax: Any, colours: Any, label: str) -> None:
     from matplotlib.colors import LogNorm
 
+    letters = int(ax.bbox.height / ax.figure.dpi / 0.075)  # as many as fit beside the axes
+    label = textwrap.fill(label, max(letters, 12))
     bar = ax.figure.colorbar(colours, ax=ax, label=label)
     if isinstance(colours.norm, LogNorm):
         bar.formatter, bar.minorformatter = _short_numbers(), _short_numbers()

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import odeae
+from odeae.state import OrderParameters, Overlaps
 
-TIMES = odeae.log_times(60, 20)
+TIMES = odeae.log_times(60.0, 20)
 
 
 def curve(source="theory", lr=0.5, hidden=2, runs=None):
@@ -20,12 +21,11 @@ def curve(source="theory", lr=0.5, hidden=2, runs=None):
     if runs is not None:
         error = error + 0.01 * np.arange(runs)[:, None]
     batch = (*shape, len(TIMES))
-    K = hidden
     return odeae.Trajectory(
         times=TIMES,
         error=error,
-        **{n: np.zeros((*batch, K, K)) for n in ("Q1", "R1", "T1", "T0")},
-        bias=np.zeros((*batch, K)),
+        order_parameters=OrderParameters(*[Overlaps(*np.zeros((5, *batch, hidden, hidden)))] * 2),
+        bias=np.zeros((*batch, hidden)),
         status=np.zeros(shape, int),
         stop_time=np.full(shape, TIMES[-1]),
         problem=problem,
@@ -97,7 +97,7 @@ def test_the_legend_covers_no_curve(width):
     frame = figure.bbox
     for text in (ax.yaxis.label, ax.xaxis.label):
         cut = text.get_window_extent()
-        assert cut.x0 >= frame.x0 and cut.y0 >= frame.y0 and cut.y1 <= frame.y1
+        assert min(cut.x0 - frame.x0, cut.y0 - frame.y0, frame.y1 - cut.y1) >= 0
 
 
 def test_neurons_of_the_theory_are_those_of_sgd():
