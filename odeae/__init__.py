@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from odeae.comparison import Comparison, compare
     from odeae.ensembles import ensemble
     from odeae.gaussian import bvn_cdf
+    from odeae.images import neurons, plot_neurons
     from odeae.initial import aligned_state, draw_weights, random_state, state_from_weights
     from odeae.inputs import natural_patches
     from odeae.mode_dynamics import (
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         mode_map_of_weights,
         plot_mode_dynamics,
     )
-    from odeae.plotting import plot, plot_sweep
+    from odeae.plotting import plot, plot_spectrum, plot_sweep
     from odeae.power_laws import LocalSlopes, PowerLaw, fit_power_law, local_slopes
     from odeae.prediction import predict
     from odeae.problem import Problem
@@ -50,11 +51,12 @@ _HOME = {
     "comparison": "Comparison compare",
     "ensembles": "ensemble",
     "gaussian": "bvn_cdf",
+    "images": "neurons plot_neurons",
     "initial": "aligned_state draw_weights random_state state_from_weights",
     "inputs": "natural_patches",
     "mode_dynamics": "ModeDynamics estimate_mode_map mode_map mode_map_of_weights"
     " plot_mode_dynamics",
-    "plotting": "plot plot_sweep",
+    "plotting": "plot plot_spectrum plot_sweep",
     "power_laws": "LocalSlopes PowerLaw fit_power_law local_slopes",
     "prediction": "predict",
     "problem": "Problem",
@@ -134,11 +136,14 @@ __all__ = [
     "mode_map",
     "mode_map_of_weights",
     "natural_patches",
+    "neurons",
     "open_sweep",
     "plateaus",
     "plot",
     "plot_mode_dynamics",
+    "plot_neurons",
     "plot_plateaus",
+    "plot_spectrum",
     "plot_sweep",
     "predict",
     "predict_aligned",

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from odeae.activations import mean_slope
 from odeae.checks import array, finite, flag, numbers, save_times
 from odeae.initial import check_weights
-from odeae.plotting import _MARKERS, _axes, _log
+from odeae.plotting import _MARKERS, _axes, _legend, _shades, _time_axis
 from odeae.precision import Real, in_float64, is_traced
 from odeae.problem import Problem, sizes
 from odeae.trajectory import Checkpoint, Trajectory
@@ -282,8 +282,8 @@ def plot_mode_dynamics(
     ax = _axes(ax, figsize=(6.4, 4.2))
     eigenvalues = np.reshape(first.eigenvalues, (-1, first.map.shape[-1]))[0]
     handles = [
-        Line2D([], [], color=f"C{i % 10}", lw=3.0, label=f"ρ = {eigenvalues[j]:.4g}")
-        for i, j in enumerate(shown)
+        Line2D([], [], color=colour, lw=3.0, label=f"ρ = {eigenvalues[j]:.4g}")
+        for colour, j in zip(_shades(len(shown)), shown, strict=True)
     ]
     lines, markers = iter(_DASHES * len(dynamics)), iter(_MARKERS * len(dynamics))
     for i, part in enumerate(dynamics):
@@ -292,15 +292,10 @@ def plot_mode_dynamics(
         name = _draw(ax, part, shown, style)
         label = name if labels is None else labels[i]
         handles.append(Line2D([], [], color="0.3", mfc="white", label=label, **style))
-    times = np.concatenate([np.asarray(part.times) for part in dynamics])
-    positive = times[times > 0]
-    if positive.size and times.max() > 20.0 * positive.min():
-        _log(ax, "x")
-        ax.set_xlim(positive.min(), times.max())
+    _time_axis(ax, np.concatenate([np.asarray(part.times) for part in dynamics]))
     ax.axhline(1.0, color="0.55", lw=0.7, ls=(0, (4, 3)), zorder=1)
-    ax.set_xlabel("time  t = steps / D")
     ax.set_ylabel("map of the mode  ρ̂ / ρ")
-    ax.legend(handles=handles, frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)
+    _legend(ax, handles)
     return ax
 
 
@@ -319,8 +314,7 @@ def _draw(ax, part, shown, style) -> str:
         error = curves.std(axis=0, ddof=1) / many**0.5 if many > 1 else error
         curves = curves.mean(axis=0, keepdims=True)
         style = style | {"ms": 4.5, "mfc": "white", "mew": 1.2, "elinewidth": 1.0, "zorder": 3}
-    for place, j in enumerate(shown):
-        color = f"C{place % 10}"
+    for color, j in zip(_shades(len(shown)), shown, strict=True):
         for curve in curves:
             if "marker" in style:
                 spread = None if error is None else error[:, j]

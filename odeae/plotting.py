@@ -1,20 +1,25 @@
 """Plots: each takes Axes or makes them, returns them, and never shows anything."""
 
+import functools
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odeae.trajectory import ENSEMBLE
+from odeae.curve_names import Curve, curves_of, grouped, names_of
+from odeae.trajectory import ENSEMBLE, Trajectory
 from odeae.words import explains_arguments, one_of
 
 if TYPE_CHECKING:
     import xarray
 
     from odeae.spectrum import Spectrum
-    from odeae.trajectory import Trajectory
 
-_COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7030a0", "#7f7f7f")
+_COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7030a0", "#0b8f9c", "#b0246a")
 _MARKERS = "os^Dv"
+# More names than these are a colour bar if they are numbers.
+_MOST_NAMES = 8
 
 
 def _log(ax: Any, which: str) -> None:
@@ -42,152 +47,477 @@ def _short_numbers() -> Any:
 def _colour_bar(ax: Any, colours: Any, label: str) -> None:
     from matplotlib.colors import LogNorm
 
+    letters = int(ax.bbox.height / ax.figure.dpi / 0.075)  # as many as fit beside the axes
+    label = textwrap.fill(label, max(letters, 12))
     bar = ax.figure.colorbar(colours, ax=ax, label=label)
     if isinstance(colours.norm, LogNorm):
         bar.formatter, bar.minorformatter = _short_numbers(), _short_numbers()
 
 
 def _axes(ax: Any, **size: Any) -> Any:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
+    if ax is None:
+        import matplotlib.pyplot as plt
 
-    return plt.subplots(layout="constrained", **size)[1]
+        return plt.subplots(layout="constrained", **size)[1]
+    if not hasattr(ax, "transData"):
+        raise ValueError(f"`ax` must be one Axes, such as axes[0], got {type(ax).__name__}")
+    return ax
+
+
+def _time_axis(ax: Any, times: np.ndarray, label: str = "time  t = steps / D") -> None:
+    """Scale the time axis: logarithmic, without t = 0, unless times span less than a factor 20."""
+    positive = times[times > 0]
+    if positive.size and times.max() > 20.0 * positive.min():
+        _log(ax, "x")
+        ax.set_xlim(positive.min(), times.max())
+    ax.set_xlabel(label)
+
+
+def _colour_map() -> Any:
+    """Viridis without its end, a yellow too light for lines."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.92, 256)))
+
+
+def _palette(count: int, taken: Iterable[Any] = ()) -> list[Any]:
+    """Distinct colours for `count` curves, none of those `taken` while there are others."""
+    from matplotlib.colors import to_hex
+
+    free = [colour for colour in _COLOURS if colour not in set(taken)]
+    if count <= len(free):
+        return free[:count]
+    return [to_hex(colour) for colour in _colour_map()(np.linspace(0.0, 1.0, count))]
+
+
+def _mapped(values: np.ndarray, log: bool | None = None) -> Any:
+    """Colours by number, with what a colour bar needs."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm, Normalize
+
+    log = _is_log(values) if log is None else log
+    return ScalarMappable(
+        (LogNorm if log else Normalize)(values.min(), values.max()), _colour_map()
+    )
 
 
 @explains_arguments
 def plot(
-    *trajectories: "Trajectory",
+    *trajectories: Any,
     ax: Any = None,
-    labels: list[str] | None = None,
+    labels: Sequence[str] | None = None,
+    colors: Sequence[Any] | None = None,
     quantity: str | None = None,
     levels: bool = True,
+    legend: bool | str = True,
 ) -> Any:
     """Draw error curves: theory as lines, simulations as points with standard errors.
 
-    Of an ensemble, the mean and a band that holds the middle 80 % of its members at each time.
-    (A few late starts can pull the mean out of it.) `levels`: PCA errors of rank 0 … K of the first
-    trajectory as thin lines. `quantity`: `error`, `error_clean`, `excess` (above the level of rank
-    K) or `test_error`, which only simulations have: theory is its `error` then; default: `error`,
-    of real inputs `test_error`. The time axis is logarithmic (t = 0 is left out) unless times span
-    less than a factor of 20. Returns the Axes.
+    Several curves are told apart by colour and called by what differs between their problems
+    (K = 1, K = 2; erf, relu), else by their starts; where many differ in one number, a colour bar
+    says it. Runs have the colour of the theory of the same problem where there are several
+    theories. Of an ensemble, the mean and a band that holds the middle 80 % of its members at each
+    time. (A few late starts can pull the mean out of it.) Lanes of one `vmap` count as several
+    curves if their problems differ. The time axis is logarithmic (t = 0 is left out) unless times
+    span less than a factor of 20.
+
+    Args:
+        *trajectories: What `predict`, `ensemble` or `simulate` return, one by one or in a list.
+        ax: Axes to draw on, which may hold curves already; None makes a figure.
+        labels: A name for each trajectory, in place of those above.
+        colors: A colour for each trajectory, in place of those above.
+        quantity: `error`, `error_clean`, `excess` (above the PCA error of rank K) or `test_error`,
+            which only simulations have: theory is its `error` then. By default `error`, of
+            simulations on real inputs `test_error`.
+        levels: Whether to draw PCA errors as thin lines: those of rank 0 … K if the curves share
+            a spectrum, that of its own rank in the colour of each curve; else the latter alone.
+        legend: Whether to draw a legend, where it covers no curve; a word such as "upper right"
+            says where else.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: For anything but trajectories, and for curves without a value to draw.
+
+    Example:
+        >>> curves = []
+        >>> for K in (1, 2, 4):
+        ...     problem = odeae.Problem(spectrum, odeae.Autoencoder(K))
+        ...     curves.append(odeae.predict(problem, odeae.random_state(problem), times))
+        >>> odeae.plot(curves).figure.savefig("curves.png")
     """
     if quantity is not None:
         one_of("quantity", quantity, ["error", "error_clean", "excess", "test_error"])
-    of_theory = "error" if quantity in (None, "test_error") else quantity
-    kinds = [type(trajectory).__name__ for trajectory in trajectories]
-    if not kinds or set(kinds) != {"Trajectory"}:
-        got = ", ".join(kinds) or "nothing"
-        raise ValueError(f"plot takes trajectories, such as plot(theory, runs), got {got}")
+    given = _flat(trajectories)
+    for name, values in (("labels", labels), ("colors", colors)):
+        if values is not None and (isinstance(values, str) or len(values) != len(given)):
+            got = repr(values) if isinstance(values, str) else len(values)
+            raise ValueError(f"`{name}` must have {len(given)} entries, got {got}")
     ax = _axes(ax, figsize=(6.4, 4.2))
-    if labels is not None and len(labels) != len(trajectories):
-        raise ValueError(f"`labels` must have {len(trajectories)} entries, got {len(labels)}")
-    low, high, first, last = np.inf, -np.inf, np.inf, 0.0
-    simulated = bands = 0
-    for i, trajectory in enumerate(trajectories):
-        times = trajectory.shared_times()
-        first, last = min(first, times[times > 0].min(initial=np.inf)), max(last, times[-1])
-        name = trajectory.source if labels is None else labels[i]
-        if trajectory.source == ENSEMBLE:
-            curves = np.asarray(getattr(trajectory, of_theory))
-            curves = curves[np.asarray(trajectory.status) == 0]
-            if len(curves) == 0:
-                raise ValueError(f"no member of {name!r} finished: see its `status`")
-            values = np.quantile(curves, [0.1, 0.9], axis=0)
-            named = "" if labels is None else f"{name}: "
-            named += f"mean of {len(curves)} starts, and their middle 80 %"
-            colour = _COLOURS[bands % 5]
-            ax.fill_between(times, *values, color=colour, alpha=0.2, lw=0)
-            ax.plot(times, curves.mean(axis=0), color=colour, lw=1.8, label=named)
-            bands += 1
-        elif trajectory.source == "theory":
-            curves = np.asarray(getattr(trajectory, of_theory)).reshape(-1, len(times))
-            for j, curve in enumerate(curves):
-                ax.plot(
-                    times,
-                    curve,
-                    color=_COLOURS[0],
-                    lw=1.8,
-                    alpha=max(0.15, len(curves) ** -0.5),
-                    zorder=2,
-                    label=name if j == 0 else None,
-                )
-            values = curves
+    before = (ax.get_xlim(), ax.get_ylim()) if ax.has_data() else None
+    whole = labels is not None or colors is not None
+    curves = [curve for one in given for curve in ([Curve(one)] if whole else curves_of(one))]
+    group = grouped(curves)
+    leaders = [group.index(i) for i in range(max(group) + 1)]
+    names = names_of([curves[i] for i in leaders])
+    bar = None
+    if colors is not None:
+        shades = [colors[i] for i in leaders]
+    elif names.values is not None and len(leaders) > _MOST_NAMES and labels is None:
+        bar = _mapped(names.values)
+        shades = [tuple(shade) for shade in bar.to_rgba(names.values)]
+    else:
+        shades = _palette(len(leaders), [line.get_color() for line in ax.lines])
+
+    kinds = [_kind(curve, quantity, labels is None) for curve in curves]
+    named = labels is None and any(names.texts)
+    simulated = [i for i, curve in enumerate(curves) if not curve.is_theory]
+    among: list[Any] = list(dict.fromkeys(kinds[i] for i in simulated)) if named else simulated
+    drawn, times = [], []
+    for i, curve in enumerate(curves):
+        what, count = kinds[i]
+        if labels is not None:
+            joint = ": " if curve.trajectory.source == ENSEMBLE else ", "
+            label = joint.join(filter(None, (labels[i], count)))
+        elif named:
+            text = names.texts[group[i]] or what or count
+            label = text if i in leaders and bar is None else None
         else:
-            real = "real" in trajectory.source
-            own = " (test error)" if real and quantity is None and labels is None else ""
-            shown = quantity or ("test_error" if real else "error")
-            values = np.asarray(getattr(trajectory, shown))[np.asarray(trajectory.status) == 0]
-            runs = values.shape[0]
-            if runs == 0:
-                raise ValueError(f"no run of {name!r} finished: see its `status`")
-            spread = values.std(axis=0, ddof=1) / runs**0.5 if runs > 1 else None
-            simulated += 1
-            colour = _COLOURS[1 + (simulated - 1) % 4]
-            ax.errorbar(
-                times,
-                values.mean(axis=0),
-                spread,
-                color=colour,
-                mfc="white",
-                mew=1.2,
-                fmt=_MARKERS[simulated % 5 - 1],
-                ms=4.5,
-                lw=1.0,
-                zorder=3,
-                label=f"{name}{own}, {runs} runs",
-            )
-            values = values.mean(axis=0)
-        if not np.isfinite(values).any():
-            raise ValueError(f"the curve {name!r} has no finite value to draw: see its `status`")
-        low, high = min(low, np.nanmin(values)), max(high, np.nanmax(values))
-    if last > 20.0 * first:
-        _log(ax, "x")
-        ax.set_xlim(first, last)
-    pca = trajectories[0].pca_levels() if levels else None
-    if pca is not None and quantity == "excess":
-        pca = pca[:-1] - pca[-1]
-    if pca is not None:
-        low, high = min(low, pca[-1]), max(high, pca[-1])
-    logarithmic = low > 0 and high > 20.0 * low
-    if logarithmic:
+            label = ", ".join(filter(None, (what, count)))
+        marker = None
+        if not curve.is_theory:
+            marker = _MARKERS[among.index(kinds[i] if named else i) % len(_MARKERS)]
+        colour = shades[group[i]] if colors is None else colors[i]
+        drawn.append(_draw_curve(ax, curve, quantity, colour, marker, label, names.texts[group[i]]))
+        times.append(curve.trajectory.shared_times())
+    if named:
+        _name_kinds(ax, curves, kinds, among)
+    rungs = _rungs([curves[i] for i in leaders], shades, quantity == "excess") if levels else []
+    _frame(ax, drawn, rungs, np.concatenate(times), before)
+    _draw_levels(ax, rungs)
+    ax.set_ylabel("error above the PCA error" if quantity == "excess" else _ERROR)
+    if bar is not None:
+        _colour_bar(ax, bar, names.quantity or "")
+    if legend:
+        _legend(ax, place=legend)
+    return ax
+
+
+_ERROR = "error  ‖x − x̂‖² / 2D"
+
+
+def _flat(trajectories: Sequence[Any]) -> list[Trajectory]:
+    """What was given, one by one or in lists."""
+    flat = []
+    for one in trajectories:
+        flat += one if isinstance(one, list | tuple) and type(one) in (list, tuple) else [one]
+    if not flat or not all(isinstance(one, Trajectory) for one in flat):
+        got = ", ".join(type(one).__name__ for one in flat) or "nothing"
+        raise ValueError(
+            f"plot takes trajectories, such as plot(theory, runs) or plot(curves), got {got}"
+        )
+    return flat
+
+
+def _kind(curve: Curve, quantity: str | None, describe: bool) -> tuple[str, str]:
+    """What a curve is, and of how many: ("theory", ""), ("SGD on Gaussian inputs", "8 runs")."""
+    source = curve.trajectory.source
+    if source == "theory":
+        return "theory", ""
+    count = int(np.sum(np.asarray(curve.trajectory.status) == 0))
+    if source == ENSEMBLE:
+        return "", f"mean and middle 80 % of {count} starts"
+    own = " (test error)" if "real" in source and quantity is None and describe else ""
+    return source + own, f"{count} run{'s' * (count != 1)}"
+
+
+def _name_kinds(ax: Any, curves: list[Curve], kinds: list[tuple[str, str]], among: list) -> None:
+    """Say in grey what lines, bands and points are, where colours say of which problem."""
+    bands = any(curve.trajectory.source == ENSEMBLE for curve in curves)
+    for kind in dict.fromkeys(kinds):
+        label = ", ".join(filter(None, kind))
+        if kind in among:
+            marker = _MARKERS[among.index(kind) % len(_MARKERS)]
+            ax.plot([], [], marker, color="0.3", mfc="white", mew=1.2, ms=4.5, label=label)
+        elif bands:
+            ax.plot([], [], color="0.3", lw=1.8, label=label)
+
+
+def _draw_curve(ax, curve, quantity, colour, marker, label, name) -> np.ndarray:
+    """Draw one curve and return its values."""
+    trajectory, times = curve.trajectory, curve.trajectory.shared_times()
+    name = label or name or trajectory.source
+    finished = np.ravel(trajectory.status) == 0
+    if curve.is_theory:
+        values = np.asarray(
+            getattr(trajectory, "error" if quantity in (None, "test_error") else quantity)
+        )
+    else:
+        real = "real" in trajectory.source
+        values = np.asarray(getattr(trajectory, quantity or ("test_error" if real else "error")))
+    values = values.reshape(-1, len(times)) if curve.lane is None else curve.own(values, 1)[None]
+    if trajectory.source != "theory":
+        values = values[finished]
+        if len(values) == 0:
+            what = "member" if curve.is_theory else "run"
+            raise ValueError(f"no {what} of {name!r} finished: see its `status`")
+    if not np.isfinite(values).any():
+        raise ValueError(f"the curve {name!r} has no finite value to draw: see its `status`")
+    if trajectory.source == "theory":
+        style = {"lw": 1.8, "alpha": max(0.15, len(values) ** -0.5), "zorder": 2}
+        for j, one in enumerate(values):
+            ax.plot(times, one, color=colour, label=None if j else label, **style)
+        return values
+    mean = values.mean(axis=0)
+    if curve.is_theory:
+        band = np.quantile(values, [0.1, 0.9], axis=0)
+        ax.fill_between(times, *band, color=colour, alpha=0.2, lw=0)
+        ax.plot(times, mean, color=colour, lw=1.8, label=label)
+        return np.vstack([band, mean])
+    spread = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
+    # Points so dense that they touch lie below the line of the theory.
+    style = {"mfc": "white", "mew": 1.2, "ms": 4.5, "lw": 1.0}
+    style["zorder"] = 3 if len(times) <= 40 else 1.5
+    ax.errorbar(times, mean, spread, fmt=marker, color=colour, label=label, **style)
+    return mean[None]
+
+
+def _frame(ax, drawn, rungs, times, before) -> None:
+    """Limits and scales that show what was drawn, and what the axes held before."""
+    low = min([np.nanmin(values) for values in drawn] + [level for level, *_ in rungs])
+    high = max([np.nanmax(values) for values in drawn])
+    high = max([high] + [level for level, _, colour in rungs if colour is not None])
+    if before is not None:
+        (first, last), (lower, upper) = before
+        times = np.concatenate([times, [first, last]])
+        low, high = min(low, lower), max(high, upper)
+    _time_axis(ax, times)
+    if before is not None and ax.get_xscale() == "linear":
+        ax.set_xlim(times.min(), times.max())
+    if low > 0 and high > 20.0 * low:
         _log(ax, "y")
         margin = (high / low) ** 0.05
         ax.set_ylim(low / margin, high * margin)
     else:
         margin = 0.05 * (high - low or 1.0)
         ax.set_ylim(low - margin, high + margin)
-    if pca is not None:
-        _draw_levels(ax, pca)
-    ax.set_xlabel("time  t = steps / D")
-    above = "error above the PCA error of rank K  (‖x − x̂‖² / 2D)"
-    ax.set_ylabel(above if quantity == "excess" else "generalisation error  ‖x − x̂‖² / 2D")
-    ax.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best")
-    return ax
 
 
-def _draw_levels(ax: Any, pca: np.ndarray) -> None:
-    """PCA levels as thin lines; their ranks at the right edge where there is room."""
-    transform = ax.transData
-    taken = -np.inf
-    for rank in range(len(pca) - 1, -1, -1):  # the lowest is always named
-        if not ax.get_ylim()[0] <= pca[rank] <= ax.get_ylim()[1]:
+def _rungs(leaders: list[Curve], shades: list[Any], excess: bool) -> list[tuple]:
+    """PCA levels, their ranks and colours: of all ranks if curves share them, else their own.
+
+    The level of its own rank has the colour of a curve, unless others end on it as well.
+    """
+    known = [
+        (curve.levels(), shade)
+        for curve, shade in zip(leaders, shades, strict=True)
+        if curve.lane is not None or curve.trajectory.pca_levels() is not None
+    ]
+    if excess:
+        known = [(levels[:-1] - levels[-1], None) for levels, _ in known]
+    if not known:
+        return []
+    ladder = max((levels for levels, _ in known), key=len)
+
+    def same(a, b):
+        return a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=0.0)
+
+    shared = all(same(levels, ladder[: len(levels)]) for levels, _ in known)
+    if all(same(levels, ladder) for levels, _ in known):
+        return [(level, rank, None) for rank, level in enumerate(ladder)]
+    if excess:
+        return []
+    own: list[tuple] = []
+    for levels, shade in known:
+        level, rank = levels[-1], len(levels) - 1
+        others = [i for i, rung in enumerate(own) if np.isclose(rung[0], level, rtol=1e-9)]
+        if others:
+            own[others[0]] = (level, own[others[0]][1], None)
+        else:
+            own.append((level, rank, shade))
+    rest = [(level, rank, None) for rank, level in enumerate(ladder)] if shared else []
+    taken = {rank for _, rank, _ in own}
+    return own + [rung for rung in rest if rung[1] not in taken]
+
+
+def _draw_levels(ax: Any, rungs: Iterable[tuple]) -> None:
+    """PCA levels as thin lines, their ranks at the right edge where there is room.
+
+    Those with a colour are named first, then from the lowest.
+    """
+    low, high = ax.get_ylim()
+    for level, rank, colour in sorted(rungs, key=lambda rung: (rung[2] is None, rung[0])):
+        if not low <= level <= high:
             continue
-        ax.axhline(pca[rank], color="0.55", lw=0.7, ls=(0, (4, 3)), zorder=1)
-        height = transform.transform((ax.get_xlim()[1], pca[rank]))[1]
-        if height - taken > 0.14 * ax.figure.dpi:
-            ax.annotate(
-                f"PCA {rank}",
-                (1.0, pca[rank]),
-                xycoords=("axes fraction", "data"),
-                xytext=(4, 0),
+        style = {"lw": 0.7 if colour is None else 0.9, "ls": (0, (4, 3)), "zorder": 1}
+        ax.axhline(level, color=colour or "0.55", **style)
+        ax.add_artist(_level_name()(f"PCA {rank}", level, ax, colour or "0.35"))
+
+
+@functools.cache
+def _level_name() -> Any:
+    """What names a level at the right edge of the axes; matplotlib is imported late."""
+    from matplotlib.text import Annotation
+
+    class LevelName(Annotation):
+        """Placed when it is drawn, as the layout and the size of the figure aren't known before.
+
+        All names of an Axes stand beside it, or within if there is no room beside. One that would
+        cover another, or a curve, is left out: see `shown`.
+        """
+
+        def __init__(self, text, level, ax, colour):
+            super().__init__(
+                text,
+                (1.0, level),
+                (4, 0),
+                xycoords=ax.get_yaxis_transform(),
                 textcoords="offset points",
-                va="center",
                 fontsize=7.5,
-                color="0.35",
+                color=colour,
                 annotation_clip=False,
+                clip_on=False,
             )
-            taken = height
+            self.shown = True
+            self._beside()
+
+        def _beside(self):
+            self.set(ha="left", va="center_baseline", position=(4, 0))
+
+        def _within(self):
+            self.set(ha="right", va="bottom", position=(-3, 1))
+
+        def draw(self, renderer):
+            ax: Any = self.axes
+            names = [text for text in ax.texts if isinstance(text, LevelName)]
+            if self is names[0]:
+                for name in names:
+                    name._beside()
+                if any(self._is_cut(name.get_window_extent(renderer)) for name in names):
+                    for name in names:
+                        name._within()
+            box = self.get_window_extent(renderer).padded(1.0)
+            before = names[: names.index(self)]
+            self.shown = not any(
+                name.shown and box.overlaps(name.get_window_extent(renderer)) for name in before
+            ) and not _is_hit(box, *_occupied(ax))
+            if self.shown:
+                super().draw(renderer)
+
+        def _is_cut(self, box):
+            """Whether this lies beyond the figure, or on other axes with their labels."""
+            own: Any = self.axes
+            frame = own.figure.bbox
+            if box.x1 > frame.x1:
+                return True
+            others = (ax for ax in own.figure.axes if ax is not own)
+            return any(
+                box.overlaps(ax.get_tightbbox())
+                for ax in others
+                if ax.bbox.x0 >= own.bbox.x1 and ax.bbox.y0 < box.y1 and box.y0 < ax.bbox.y1
+            )
+
+    return LevelName
+
+
+def _occupied(ax: Any) -> tuple[np.ndarray, list[Any]]:
+    """What curves cover, in pixels: points on lines and error bars, and the outlines of bands."""
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    data = ax.transData
+    paths = [data.transform_path(x.get_path()) for x in ax.lines if x.get_transform() == data]
+    of = [(part, data.transform_path(path)) for part in ax.collections for path in part.get_paths()]
+    paths += [path for part, path in of if isinstance(part, LineCollection)]
+    points = [np.zeros((0, 2))]
+    for path in paths:
+        if len(path.vertices) == 1:
+            points.append(path.vertices)
+        start, way = path.vertices[:-1], np.diff(path.vertices, axis=0)
+        seen = np.isfinite(start).all(1) & np.isfinite(way).all(1)
+        steps = int(min(np.abs(way[seen]).max(initial=0.0) / 3.0, 400.0)) + 2
+        parts = np.linspace(0.0, 1.0, steps)[:, None, None]
+        points.append((start[seen] + parts * way[seen]).reshape(-1, 2))
+    return np.concatenate(points), [path for part, path in of if isinstance(part, PolyCollection)]
+
+
+def _is_hit(box: Any, points: np.ndarray, filled: list[Any]) -> bool:
+    inside = np.all((points > box.min) & (points < box.max), axis=1)
+    return bool(inside.any()) or any(path.intersects_bbox(box) for path in filled)
+
+
+# Curves are pressed to this part of the height at most; a legend that needs more covers them.
+_SMALLEST = 0.3
+_PLACES = (
+    "upper right", "upper left", "lower left", "lower right",
+    "center right", "center left", "lower center", "upper center", "center",
+)  # fmt: skip
+
+
+def _legend(ax: Any, handles: list[Any] | None = None, place: bool | str = True) -> None:
+    """A legend where it covers no curve; if there is no such place, the axes make room for it.
+
+    `handles`: what to name, by default all that has a label. `place`: a place of the user's own.
+    """
+    if handles is None:
+        handles, texts = ax.get_legend_handles_labels()
+    else:
+        texts = [handle.get_label() for handle in handles]
+    if not handles:
+        return
+    style: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none", "fontsize": 8}
+    if isinstance(place, str):
+        ax.legend(handles, texts, loc=place, **style)
+        return
+    root = ax.figure.canvas.figure
+    if root.get_layout_engine() is not None:  # it moves the axes before they are measured
+        root.get_layout_engine().execute(root)
+    inside, margin = ax.get_window_extent(), 3.0 * root.dpi / 72.0
+    points, filled = _occupied(ax)
+    roomy: tuple = (0.0,)
+    for size in (8, 7, 6):
+        style["fontsize"] = size
+        for columns in range(1, len(handles) + 1):
+            legend = ax.legend(handles, texts, loc="upper right", ncols=columns, **style)
+            width = legend.get_window_extent().width
+            if columns == 1 and width > inside.width:  # narrow axes: in lines of fewer letters
+                most = int(max(map(len, texts)) * inside.width / width) - 6
+                texts = [textwrap.fill(text, max(most, 12)) for text in texts]
+                legend = ax.legend(handles, texts, loc="upper right", **style)
+            elif columns > 1 and width > inside.width:
+                break
+            for where in _PLACES:
+                legend.set_loc(where)
+                if not _is_hit(legend.get_window_extent().padded(margin), points, filled):
+                    return
+            roomy = max(roomy, (*_room(ax, legend, points, margin), columns))
+        if roomy[0] > 0.6:
+            break
+    part, where, columns = roomy
+    ax.legend(handles, texts, loc=where, ncols=columns, **style)
+    low, high = ax.yaxis.get_transform().transform(np.asarray(ax.get_ylim()))
+    if where.startswith("upper"):
+        high = low + (high - low) / part
+    else:
+        low = high - (high - low) / part
+    ax.set_ylim(*ax.yaxis.get_transform().inverted().transform(np.asarray([low, high])))
+
+
+def _room(ax: Any, legend: Any, points: np.ndarray, margin: float) -> tuple[float, str]:
+    """To which part curves must be pressed to make room for a legend, and where that is most."""
+    inside = ax.get_window_extent()
+    seen = points[np.all((points >= inside.min) & (points <= inside.max), axis=1)]
+    parts = []
+    for where in (place for place in _PLACES if not place.startswith("center")):
+        legend.set_loc(where)
+        box = legend.get_window_extent().padded(2.0 * margin)
+        near = seen[(seen[:, 0] > box.x0) & (seen[:, 0] < box.x1), 1]
+        up = where.startswith("upper")
+        way = (near - inside.y0) if up else (inside.y1 - near)
+        room = (box.y0 - inside.y0) if up else (inside.y1 - box.y1)
+        parts.append((max(room / way.max(initial=1.0), _SMALLEST), where))
+    return max(parts)
 
 
 def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
@@ -202,8 +532,7 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
 
         axes = plt.subplots(2, 2, figsize=(8.0, 5.6), sharex=True, layout="constrained")[1]
     panels = np.ravel(axes)
-    times = trajectory.shared_times()
-    positive = times[times > 0]
+    times, colours = trajectory.shared_times(), _shades(trajectory.bias.shape[-1])
     formulas = ("W Ω Wᵀ / D", "V Ω Wᵀ / D$^{3/2}$", "V Ω Vᵀ / D²", "V Vᵀ / D")
     for ax, name, formula in zip(panels, ("Q1", "R1", "T1", "T0"), formulas, strict=True):
         values = np.asarray(getattr(trajectory, name))
@@ -211,20 +540,29 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
         for k in range(values.shape[-1]):
             for m in range(values.shape[-1]):
                 own = k == m
-                style = {"color": f"C{k % 10}", "lw": 1.5} if own else {"color": "0.6", "lw": 0.7}
+                style = {"color": colours[k], "lw": 1.5} if own else {"color": "0.6", "lw": 0.7}
                 label = f"neuron {k + 1}" if own else None
                 ax.plot(times, values[:, k, m], label=label, zorder=2 if own else 1, **style)
         if values.shape[-1] > 1:
             ax.plot([], [], color="0.6", lw=0.7, label="two neurons")
-        if positive.size and times[-1] > 20.0 * positive[0]:
-            _log(ax, "x")
-            ax.set_xlim(positive[0], times[-1])
-        ax.set_title(f"{name} = {formula}", fontsize=10)
-    for ax in panels[2:]:
-        ax.set_xlabel("time  t = steps / D")
-    if trajectory.bias.shape[-1] <= 10:
-        panels[0].legend(frameon=False, fontsize=7.5)
+        _time_axis(ax, times, "" if ax in panels[:2] else "time  t = steps / D")
+        ax.set_title(f"{name} = {formula}", fontsize=9)
+    _name_neurons(panels, colours)
     return axes
+
+
+def _shades(count: int) -> list[Any]:
+    """A colour for each neuron or mode."""
+    return [f"C{k}" for k in range(count)] if count <= 10 else _palette(count)
+
+
+def _name_neurons(panels: Any, colours: list[Any]) -> None:
+    """A legend of neurons; a colour bar beside all panels where they are many."""
+    if len(colours) <= 10:
+        _legend(panels[0])
+    else:
+        mapped = _mapped(np.arange(1.0, len(colours) + 1.0), log=False)
+        panels[0].figure.colorbar(mapped, ax=list(panels), label="neuron")
 
 
 def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
@@ -262,12 +600,12 @@ def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
     panels: list[Any] = list(np.ravel(axes))
     if len(panels) <= shown:
         raise ValueError(f"`axes` must hold at least {shown + 1} Axes, got {len(panels)}")
+    colours = _shades(K)
     for i, ax in enumerate(panels[:shown]):
-        for k in range(K):
-            colour = f"C{k % 10}"
+        for k, colour in enumerate(colours):
             ax.plot(times, decoder[:, k, i], color=colour, lw=1.5, label=f"neuron {k + 1}")
             ax.plot(times, encoder[:, k, i], color=colour, lw=1.0, ls="--")
-        ax.set_title(f"component {i + 1}", fontsize=10)
+        ax.set_title(f"component {i + 1}", fontsize=9)
     panels[0].plot([], [], color="0.4", lw=1.0, ls="--", label="encoder, within spikes")
     last = panels[shown]
     for values, style, name in (
@@ -275,40 +613,45 @@ def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
         (overlaps.subspace_encoder, {"lw": 1.0, "ls": "--"}, "encoders, in all D"),
     ):
         last.plot(times, mean(values, 1), color="k", label=name, **style)
-    last.set_title(f"share of the first {min(K, n)} spanned", fontsize=10)
-    positive = times[times > 0]
+    last.set_title(f"share of the first {min(K, n)} spanned", fontsize=9)
     for ax in panels[: shown + 1]:
         ax.set_ylim(-0.02, 1.02)
-        if positive.size and times[-1] > 20.0 * positive[0]:
-            _log(ax, "x")
-            ax.set_xlim(positive[0], times[-1])
-        ax.set_xlabel("t = steps / D")
+        _time_axis(ax, times, "t = steps / D")
     panels[0].set_ylabel("|cosine|")
-    if K <= 10:
-        panels[0].legend(frameon=False, fontsize=7.5)
-    last.legend(frameon=False, fontsize=7.5)
+    _name_neurons(panels[: shown + 1], colours)
+    _legend(last)
     return axes
 
 
 def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
-    """Draw eigenvalues against rank, spikes apart from the bulk and its bins; returns the Axes."""
+    """Draw eigenvalues ρ (not scaled) against rank, spikes apart from the bulk and its bins.
+
+    Args:
+        spectrum: Any `Spectrum`; `spectrum.plot()` is the same.
+        ax: Axes to draw on; None makes a figure.
+
+    Returns:
+        The Axes.
+
+    Example:
+        >>> odeae.plot_spectrum(odeae.Spectrum.from_data(x)).figure.savefig("spectrum.png")
+    """
+    if not hasattr(spectrum, "eigenvalues"):
+        raise ValueError(
+            f"plot_spectrum takes an odeae Spectrum, got {type(spectrum).__name__}; such as "
+            "Spectrum.from_data(x) or trajectory.problem.spectrum"
+        )
     ax = _axes(ax, figsize=(6.4, 4.2))
     count = len(spectrum.spikes)
     values = np.sort(np.asarray(spectrum.eigenvalues()))[::-1]
     rank = np.arange(1, len(values) + 1)
-    positive = values > 0
-    ax.plot(
-        rank[positive], values[positive], ".", color="0.6", ms=4, label=f"{len(values)} eigenvalues"
-    )
-    ax.plot(
-        rank[:count],
-        np.sort(np.asarray(spectrum.spikes) * spectrum.dim)[::-1],
-        "o",
-        mfc="white",
-        color=_COLOURS[1],
-        ms=4.5,
-        label=f"{count} spikes",
-    )
+    seen = values > 0
+    label = f"{len(values)} eigenvalues"
+    ax.plot(rank[seen], values[seen], ".", color="0.6", ms=4, label=label)
+    if count:
+        spikes = np.sort(np.asarray(spectrum.spikes) * spectrum.dim)[::-1]
+        label = f"{count} spike{'s' * (count != 1)}"
+        ax.plot(rank[:count], spikes, "o", mfc="white", color=_COLOURS[1], ms=4.5, label=label)
     if len(spectrum.bulk):
         edges = count + np.cumsum([0, *spectrum.multiplicity])
         shown = np.asarray(spectrum.bulk) > 0
@@ -318,14 +661,14 @@ def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
             edges[1:][shown],
             color=_COLOURS[0],
             lw=2.0,
-            label=f"{len(spectrum.bulk)} bulk bins",
+            label=f"{len(spectrum.bulk)} bulk bin{'s' * (len(spectrum.bulk) != 1)}",
         )
     _log(ax, "x")
     _log(ax, "y")
     ax.set_xlabel("rank")
-    zeros = int(np.sum(~positive))
+    zeros = int(np.sum(~seen))
     ax.set_ylabel("eigenvalue ρ" + (f"  ({zeros} of 0 not shown)" if zeros else ""))
-    ax.legend(frameon=False)
+    _legend(ax)
     return ax
 
 
@@ -565,15 +908,10 @@ def _heat_map(ax, data, numbers, label, x, y, averaged) -> None:
 
 def _colours(ax: Any, name: str, values: np.ndarray) -> tuple[Any, bool]:
     """A colour for each value, and whether a colour bar (drawn here) names them, not a legend."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm, Normalize
-
     if values.dtype.kind not in "iuf" or len(np.unique(values)) <= 6:
         distinct, which = np.unique(values, return_inverse=True)
-        norm = Normalize(0.0, len(distinct) - 0.5)  # viridis ends in a yellow too light for lines
-        return ScalarMappable(norm, "viridis").to_rgba(which), False
-    norm = (LogNorm if _is_log(values) else Normalize)(values.min(), values.max())
-    mapped = ScalarMappable(norm, "viridis")
+        return _mapped(np.arange(len(distinct)), log=False).to_rgba(which), False
+    mapped = _mapped(values)
     _colour_bar(ax, mapped, name)
     return mapped.to_rgba(values), True
 
@@ -609,10 +947,7 @@ def _family(ax, data, x, averaged, levels) -> None:
     levels = levels and bool(np.isfinite(floor).any())
     if levels:
         low = min(low, np.nanmin(floor))
-    positive = times[times > 0]
-    if positive.size and times[-1] > 20.0 * positive[0]:
-        _log(ax, "x")
-        ax.set_xlim(positive[0], times[-1])
+    _time_axis(ax, times)
     if low > 0:
         _log(ax, "y")
         margin = (high / low) ** 0.06
@@ -639,10 +974,8 @@ def _family(ax, data, x, averaged, levels) -> None:
             ax.plot(times[j], height, color=colours[i], clip_on=False, zorder=4, **cross)
         label = "stopped: " + _failures(data, status > 0)
         handles.append(Line2D([], [], color="0.3", label=label, **cross))
-    ax.set_xlabel("time  t = steps / D")
-    ax.set_ylabel("mean error" if averaged else "generalisation error  ‖x − x̂‖² / 2D")
-    style = {"frameon": True, "framealpha": 0.9, "edgecolor": "none", "fontsize": 8}
-    ax.legend(handles=handles, loc="best", ncols=1 if len(handles) <= 10 else 2, **style)
+    ax.set_ylabel("mean error" if averaged else _ERROR)
+    _legend(ax, handles)
 
 
 def _against(ax, data, numbers, label, x, y, averaged) -> None:
@@ -664,8 +997,7 @@ def _against(ax, data, numbers, label, x, y, averaged) -> None:
         edge = {"transform": ax.get_xaxis_transform(), "clip_on": False, "label": failures}
         ax.plot(places[empty], np.zeros(int(empty.sum())), "X", color=_COLOURS[1], **edge)
     ax.set_ylabel(f"mean {label}" if averaged else label)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=8)
+    _legend(ax)
 
 
 def _points(ax, data, numbers, label, x, y, averaged) -> None:

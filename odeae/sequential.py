@@ -267,7 +267,7 @@ def plot_plateaus(
     excess, rungs = error - levels[-1], levels - levels[-1]
     curve = ax.plot(times, excess, color=_COLOURS[0], lw=1.8, zorder=3)[0]
     _limits(ax, times, excess, rungs)
-    _draw_levels(ax, rungs)
+    _draw_levels(ax, [(level, rank, None) for rank, level in enumerate(rungs)])
     left, right = ax.get_xlim()
     for i, plateau in enumerate(found):
         span = (max(plateau.start, left), min(plateau.end, right))

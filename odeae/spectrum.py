@@ -132,6 +132,12 @@ class Spectrum(eqx.Module):
         result[self.order] = values
         return result
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw eigenvalues ρ against rank; returns the Axes. See `odeae.plot_spectrum`."""
+        from odeae.plotting import plot_spectrum
+
+        return plot_spectrum(self, ax=ax)
+
     def __repr__(self):
         rows = [f"dim={self.dim}", *(" ".join(row) for row in self._described())]
         return f"Spectrum({', '.join(rows)})"

@@ -336,6 +336,12 @@ class Trajectory(eqx.Module):
 
         return plot_overlaps(self, axes=axes)
 
+    def plot_neurons(self, **kwargs: Any) -> Any:
+        """Draw the neurons as images; returns the array of Axes. See `odeae.plot_neurons`."""
+        from odeae.images import plot_neurons
+
+        return plot_neurons(self, **kwargs)
+
     def to_xarray(self, *, basis: bool = False) -> "xarray.Dataset":
         """Everything as an `xarray.Dataset`: dims `time`, `k`, `l` (and `run` or `lane`).
 

@@ -334,7 +334,8 @@ def test_levels_that_coincide_have_the_smallest_rank():
 SETUP = """
 import equinox as eqx, numpy as np, odeae
 from odeae.sequential import plateaus, plot_plateaus
-p = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.1], 2, 0.0), odeae.Autoencoder(2, "linear"))
+spectrum, linear = odeae.Spectrum.spiked([1.0, 0.1], 2, 0.0), odeae.Autoencoder(2, "linear")
+p = odeae.Problem(spectrum, linear, odeae.SGD(0.5))
 state = odeae.aligned_state(p, 0.01, 0.01)
 one = odeae.predict(p, state, odeae.log_times(500.0, 50))
 many, failed, short = (
