@@ -489,6 +489,9 @@ def _value(setting: Setting, value: Any) -> Any:
         ) from None
 
 
+_MOST = 10**7  # values of a range, which are held in memory
+
+
 def _range(setting: Setting, table: dict[str, Any]) -> list:
     """The values of { from, to, count, log }, and of whole numbers every one of { from, to }."""
     import numpy as np
@@ -511,11 +514,15 @@ def _range(setting: Setting, table: dict[str, Any]) -> list:
     first, last = (_value(setting, table[key]) for key in ("from", "to"))
     if not (np.isfinite(first) and np.isfinite(last) and first < last):
         raise ValueError(f"a range of `{name}` must be finite and go up, got {first:g} to {last:g}")
+    if integer and last - first >= _MOST:
+        raise ValueError(
+            f"a range of `{name}` must hold at most {_MOST} values, got {last - first + 1}"
+        )
     if integer:
         return list(range(first, last + 1))
     count = _value(Setting(f"count of the range of {name}", "", int, ""), table["count"])
-    if count < 2:
-        raise ValueError(f"a range of `{name}` must have a count of at least 2, got {count}")
+    if not 2 <= count <= _MOST:
+        raise ValueError(f"a range of `{name}` must have a count from 2 to {_MOST}, got {count}")
     if log and first <= 0:
         raise ValueError(f"a range of `{name}` with log must be positive, got {first:g}")
     return (np.geomspace if log else np.linspace)(first, last, count).tolist()

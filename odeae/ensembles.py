@@ -11,7 +11,7 @@ from odeae.checks import flag, whole
 from odeae.initial import random_state
 from odeae.precision import in_float64, is_traced
 from odeae.prediction import predict
-from odeae.problem import Problem
+from odeae.problem import Problem, sizes
 from odeae.trajectory import ENSEMBLE, Trajectory
 from odeae.words import explains_arguments
 
@@ -65,9 +65,16 @@ def ensemble(
     Raises:
         ValueError: For arguments of wrong kinds or shapes.
     """
+    sizes(problem)
     members = whole("members", members)
     seed = whole("seed", seed, at_least=0, at_most=2**63 - members)
     densities, diffusion = flag("densities", densities), flag("diffusion", diffusion)
+    need = 8 * members * np.size(times) * 10 * problem.autoencoder.hidden**2
+    if need > 16 * 2**30:
+        raise ValueError(
+            f"`members` = {members} curves of {np.size(times)} times need about "
+            f"{need / 2**30:.0f} GiB; give fewer, or sweep over `seed` with a store"
+        )
     options = {
         "rtol": rtol, "atol": atol, "solver": solver, "max_steps": max_steps,
         "densities": densities, "diffusion": diffusion, "throw": False,
