@@ -715,7 +715,7 @@ def test_a_sweep_without_a_finished_curve_fails_and_is_kept(shell, tmp_path):
         (["--grid", "lr=1:2:3:lin"], "a range of `lr` must be FROM:TO:COUNT"),
         (["--grid", "lr=2:1:3"], "a range of `lr` must be finite and go up, got 2 to 1"),
         (["--grid", "lr=0:1:3:log"], "a range of `lr` with log must be positive, got 0"),
-        (["--grid", "lr=1:2:1"], "a range of `lr` must have a count of at least 2, got 1"),
+        (["--grid", "lr=1:2:1"], "a range of `lr` must have a count from 2 to 10000000, got 1"),
         (["--grid", "lr=1:2:x"], "`count of the range of lr` must be swept over whole numbers"),
         (["--grid", "seed=0:4:2"], "a range of `seed` holds every whole number"),
         (["--grid", "lr=1,2", "--grid", "seed=1", "--zip"], "must have equally many values"),
