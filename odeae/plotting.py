@@ -646,7 +646,8 @@ def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
     values = np.sort(np.asarray(spectrum.eigenvalues()))[::-1]
     rank = np.arange(1, len(values) + 1)
     seen = values > 0
-    label = f"{len(values)} eigenvalues"
+    zeros = int(np.sum(~seen))
+    label = f"{len(values)} eigenvalues" + (f", {zeros} of them 0" if zeros else "")
     ax.plot(rank[seen], values[seen], ".", color="0.6", ms=4, label=label)
     if count:
         spikes = np.sort(np.asarray(spectrum.spikes) * spectrum.dim)[::-1]
@@ -666,8 +667,7 @@ def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
     _log(ax, "x")
     _log(ax, "y")
     ax.set_xlabel("rank")
-    zeros = int(np.sum(~seen))
-    ax.set_ylabel("eigenvalue ρ" + (f"  ({zeros} of 0 not shown)" if zeros else ""))
+    ax.set_ylabel("eigenvalue ρ")
     _legend(ax)
     return ax
 
