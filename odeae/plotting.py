@@ -228,7 +228,7 @@ def _kind(curve: Curve, quantity: str | None, describe: bool) -> tuple[str, str]
         return "theory", ""
     count = int(np.sum(np.asarray(curve.trajectory.status) == 0))
     if source == ENSEMBLE:
-        return "", f"mean and middle 80 % of {count} starts"
+        return "", f"mean of {count} starts, and their middle 80 %"
     own = " (test error)" if "real" in source and quantity is None and describe else ""
     return source + own, f"{count} run{'s' * (count != 1)}"
 
