@@ -228,7 +228,7 @@ def _kind(curve: Curve, quantity: str | None, describe: bool) -> tuple[str, str]
         return "theory", ""
     count = int(np.sum(np.asarray(curve.trajectory.status) == 0))
     if source == ENSEMBLE:
-        return "", f"mean and middle 80 % of {count} starts"
+        return "", f"mean of {count} starts, and their middle 80 %"
     own = " (test error)" if "real" in source and quantity is None and describe else ""
     return source + own, f"{count} run{'s' * (count != 1)}"
 
@@ -646,7 +646,8 @@ def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
     values = np.sort(np.asarray(spectrum.eigenvalues()))[::-1]
     rank = np.arange(1, len(values) + 1)
     seen = values > 0
-    label = f"{len(values)} eigenvalues"
+    zeros = int(np.sum(~seen))
+    label = f"{len(values)} eigenvalues" + (f", {zeros} of them 0" if zeros else "")
     ax.plot(rank[seen], values[seen], ".", color="0.6", ms=4, label=label)
     if count:
         spikes = np.sort(np.asarray(spectrum.spikes) * spectrum.dim)[::-1]
@@ -666,8 +667,7 @@ def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
     _log(ax, "x")
     _log(ax, "y")
     ax.set_xlabel("rank")
-    zeros = int(np.sum(~seen))
-    ax.set_ylabel("eigenvalue ρ" + (f"  ({zeros} of 0 not shown)" if zeros else ""))
+    ax.set_ylabel("eigenvalue ρ")
     _legend(ax)
     return ax
 
