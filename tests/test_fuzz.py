@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import plain
-import pytest
 
 BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
 
@@ -35,7 +34,6 @@ print(json.dumps([fault.what + ": " + fault.text for fault in done.faults]))
 """
 
 
-@pytest.mark.xfail(strict=True, reason="messages of many lines, numbers of 400 digits, paths")
 def test_wrong_arguments():
     """Constructors and small functions refuse what is wrong, in one readable line of their own."""
     assert plain.run(WRONG, "200").strip() == "[]"
