@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from odeae.gaussian import bvn_cdf
     from odeae.images import neurons, plot_neurons
     from odeae.initial import aligned_state, draw_weights, random_state, state_from_weights
-    from odeae.inputs import natural_patches
+    from odeae.inputs import image_patches, natural_patches
     from odeae.mode_dynamics import (
         ModeDynamics,
         estimate_mode_map,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from odeae.power_laws import LocalSlopes, PowerLaw, fit_power_law, local_slopes
     from odeae.prediction import predict
     from odeae.problem import Problem
+    from odeae.regime import RegimeWarning, finite_size
     from odeae.rosenbrock import Rodas4
     from odeae.rules import SGD, Hebb, Oja, Sanger
     from odeae.saving import load, save_all
@@ -53,13 +54,14 @@ _HOME = {
     "gaussian": "bvn_cdf",
     "images": "neurons plot_neurons",
     "initial": "aligned_state draw_weights random_state state_from_weights",
-    "inputs": "natural_patches",
+    "inputs": "image_patches natural_patches",
     "mode_dynamics": "ModeDynamics estimate_mode_map mode_map mode_map_of_weights"
     " plot_mode_dynamics",
     "plotting": "plot plot_spectrum plot_sweep",
     "power_laws": "LocalSlopes PowerLaw fit_power_law local_slopes",
     "prediction": "predict",
     "problem": "Problem",
+    "regime": "RegimeWarning finite_size",
     "rosenbrock": "Rodas4",
     "rules": "SGD Hebb Oja Sanger",
     "saving": "load save_all",
@@ -111,6 +113,7 @@ __all__ = [
     "Problem",
     "Quadrature",
     "ReLU",
+    "RegimeWarning",
     "Rodas4",
     "Sanger",
     "Spectrum",
@@ -126,8 +129,10 @@ __all__ = [
     "draw_weights",
     "ensemble",
     "estimate_mode_map",
+    "finite_size",
     "fit_power_law",
     "fixed_points",
+    "image_patches",
     "landscape",
     "linear",
     "load",

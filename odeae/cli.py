@@ -966,21 +966,27 @@ def demo(
 @app.command(cls=_Command)
 def patches(
     output: Annotated[str, typer.Argument(metavar="FILE.npy", help="File for the patches.")],
+    images: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FOLDER]", help="Folder of images, or one image; else bundled photographs."
+        ),
+    ] = None,
     size: Annotated[int, typer.Option(help="Side of a patch, in pixels: D is its square.")] = 32,
     stride: Annotated[int, typer.Option(help="Pixels from one patch to the next.")] = 12,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Cut grey patches of photographs, (samples, D), as data to try things with."""
+    """Cut grey patches of images, (samples, D), as data: of your own, or of bundled photographs."""
     import numpy as np
 
     from odeae.files import check_output, writing
-    from odeae.inputs import natural_patches
+    from odeae.inputs import image_patches, natural_patches
 
     if Path(output).suffix != ".npy":
         raise ValueError(f"the patches are saved as .npy, got {output!r}")
     check_output(output, overwrite)
-    x = natural_patches(size, stride)
+    x = natural_patches(size, stride) if images is None else image_patches(images, size, stride)
     with writing(output, overwrite) as temporary:
         np.save(temporary, x)
     if as_json:

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from odeae.files import as_path
+from odeae.files import existing_file
 from odeae.words import nearest, one_of, shortened
 
 
@@ -157,7 +157,7 @@ def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> di
     if path is not None:
         if not path.strip():
             raise ValueError("the name of the file of settings must not be empty")
-        values |= _read_toml(as_path("config", path), settings)
+        values |= _read_toml(existing_file("config", path), settings)
     for s in settings:
         if s.type is dict and s.key in given:
             given[s.key] = (values[s.key] or {}) | _pairs(s, given[s.key])
@@ -170,16 +170,12 @@ def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> di
     merged = values | given
     for s in settings:
         value = merged[s.key]
-        if s.type is str and s.metavar != "LIST" and isinstance(value, str) and not value.strip():
+        if s.type is str and isinstance(value, str) and not value.strip():
             raise ValueError(f"`{s.key}` must not be empty: give it a value or leave it out")
     return merged
 
 
 def _read_toml(path: Path, settings: list[Setting]) -> dict[str, Any]:
-    if path.is_dir():
-        raise IsADirectoryError(f"{str(path)!r} is a folder, expected a TOML file of settings")
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

@@ -35,6 +35,19 @@ def as_path(name: str, value: Any) -> Path:
     return path
 
 
+def existing_file(name: str, value: Any) -> Path:
+    """Return `value`, the argument `name`, as the path of a file that is there.
+
+    Raises `IsADirectoryError` for a folder and `FileNotFoundError` where there is nothing.
+    """
+    path = as_path(name, value)
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder, expected a file")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}")
+    return path
+
+
 def check_ending(path: str | os.PathLike, endings: Sequence[str] = ENDINGS) -> Path:
     """Return `path` if its name ends in one of `endings`, such as (".nc", ".csv"), in any case.
 

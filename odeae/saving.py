@@ -22,7 +22,16 @@ from odeae.activations import activation as named
 from odeae.autoencoder import Autoencoder, Weights
 from odeae.checks import flag
 from odeae.descriptions import activation_name
-from odeae.files import ENDINGS, as_path, check_ending, check_output, seal, sealed, writing
+from odeae.files import (
+    ENDINGS,
+    as_path,
+    check_ending,
+    check_output,
+    existing_file,
+    seal,
+    sealed,
+    writing,
+)
 from odeae.problem import Problem
 from odeae.rules import RULES, AbstractRule
 from odeae.schedules import SCHEDULES, FunctionSchedule, as_schedule
@@ -365,13 +374,13 @@ def groups(path: str | os.PathLike) -> list[str]:
 
 def _check(path: str | os.PathLike, group: str | None) -> list[str]:
     """Names of the trajectories of a file, "" for one of its own, if `group` is one of them."""
-    path = as_path("path", path)
-    text = repr(str(path))
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {text}")
+    if as_path("path", path).suffix == ".zarr":
+        raise ValueError(f"{str(path)!r} is the store of a sweep: open it by odeae.open_sweep")
+    file = existing_file("path", path)
+    text = repr(str(file))
     if group is not None and not isinstance(group, str):
         raise ValueError(f"`group` must be the name of a trajectory, got {shortened(group)}")
-    if path.suffix.lower() == ".csv":
+    if file.suffix.lower() == ".csv":
         raise ValueError(f"{text} is a table for other programs: load reads files saved as .nc")
     whole = sealed(path)
     if whole is False:

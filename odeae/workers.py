@@ -147,6 +147,9 @@ def dask_pool(address: str, timeout: float = 10.0) -> Iterator[Any]:
         )
     distributed = _optional("distributed", "sweep")
     try:
+        # A malformed address would leave half a Client, and where Python collects it while another
+        # one starts, both wait for one lock for ever.
+        distributed.comm.get_address_host(address)
         client = distributed.Client(address, timeout=timeout, set_as_default=False)
     except OSError as error:
         raise RuntimeError(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -346,8 +347,11 @@ def test_spectrum_and_real_inputs(shell, tmp_path):
         (["predict", "--spikes", "1", "--dim", "9", "--hidden", "1e9"], "the number of modes, 9"),
         (["predict", *SMALL, "--count", "1e12"], "needs more memory than there is"),
         (["simulate", *SMALL, "--runs", "1e9"], "give fewer `runs`"),
-        (["predict", "--data", "/"], "no file '/'"),
-        (["predict", "/"], "'/' is a folder, expected a TOML file"),
+        (["predict", "--data", "/"], "'/' is a folder, expected a file"),
+        (["predict", "/"], "'/' is a folder, expected a file"),
+        (["plot", "/"], "'/' is a folder, expected a file"),
+        (["predict", "--dim", "100", "--spikes", ""], "`spikes` must not be empty"),
+        (["sweep", "--dim", "100", "--spikes", "1", "--save", ""], "`save` must not be empty"),
         (["validate", "-o", ""], "`output` must not be empty"),
         (["plot", "none.nc"], "no file 'none.nc'"),
         (["plot", "none.nc", "--x", "lr"], "--x has no meaning for 'none.nc'"),
@@ -827,10 +831,41 @@ def test_patches_are_written_for_the_examples_of_the_readme(shell):
     for words, message in (
         (["p.npy"], "exists"),
         (["p.csv"], "the patches are saved as .npy, got 'p.csv'"),
-        (["q.npy", "--size", "400"], "`size` must be at most 300, the smallest photograph"),
+        (["q.npy", "--size", "400"], "`size` must be at most 300, the side of image "),
         (["q.npy", "--size", "1"], "`size` must be at least 2, got 1"),
         (["q.npy", "--size", "64", "--stride", "1"], "GiB; give a larger `stride`"),
+        (["q.npy", "none"], "no folder of images 'none'"),
+        (["q.npy", "."], "'.' holds no images: expected files ending in .png, .jpg"),
+        (["q.npy", "p.npy"], "can't read 'p.npy' as an image"),
     ):
         code, _, err = shell("patches", *words)
         assert code == 1
         assert message in err
+
+
+def test_patches_of_a_folder_of_ones_own_images(shell):
+    io = pytest.importorskip("skimage.io")
+    rng = np.random.default_rng(0)
+    grey, coloured = rng.integers(0, 256, (20, 30)), rng.integers(0, 256, (16, 16, 3))
+    Path("mine").mkdir()
+    for name, image in (("grey", grey), ("coloured", coloured)):
+        io.imsave(f"mine/{name}.png", image.astype(np.uint8), check_contrast=False)
+    Path("mine/notes.txt").write_text("no image")
+    code, _, err = shell("patches", "x.npy", "mine", "--size", "8", "--stride", "4")
+    assert code == 0, err
+    x = np.load("x.npy")
+    assert x.shape == (3 * 3 + 4 * 6, 64)
+    np.testing.assert_allclose(x.var(axis=0).mean(), 1.0)
+    want = grey[4:12, 8:16].ravel() / 255.0
+    np.testing.assert_allclose(np.corrcoef(x[9 + 6 + 2], want)[0, 1], 1.0)
+    images = [coloured.astype(np.uint8), grey / 255.0]
+    np.testing.assert_allclose(odeae.image_patches(images, 8, 4), x, atol=1e-12)
+    for images, message in (
+        ([], "must be a folder or a list of images"),
+        (3.0, "must be a folder or a list of images, got 3.0"),
+        (grey.astype(float), r"grey \(H, W\) or coloured .* got shape \(30,\) of image 0"),
+        ([np.full((9, 9), np.nan)], "`images` must be finite"),
+        ([np.ones((9, 9))], "must have some contrast"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            odeae.image_patches(images, 8)

@@ -51,7 +51,7 @@ def test_concrete_results_are_numpy_float64_arrays():
 import json
 {SETUP}
 power = Spectrum.power_law(10**9, 1.2)
-tied = Problem(spectrum, Autoencoder(2, tied=True, gain=1.3))
+tied = Problem(spectrum, Autoencoder(2, tied=True, gain=1.3), SGD(lr=0.5))
 with jax.enable_x64(True):
     theirs = jax.tree.map(jnp.asarray, (tied, random_state(tied)))
 curve = predict(*theirs, [1.0])
@@ -78,11 +78,11 @@ print(json.dumps([kinds, float(SGD(lr=1 / 3).lr), float(problem.error(state)),
     assert third == 1 / 3  # not its float32 rounding
     assert x64 is False
 
-    from odeae import Autoencoder, Problem, Spectrum, predict, random_state
+    from odeae import SGD, Autoencoder, Problem, Spectrum, predict, random_state
 
     problem = Problem(Spectrum.spiked([1.0, 0.5], dim=10), Autoencoder(2, "erf"))
     np.testing.assert_allclose(error, problem.error(random_state(problem)), rtol=1e-14)
-    tied = Problem(problem.spectrum, Autoencoder(2, tied=True, gain=1.3))
+    tied = Problem(problem.spectrum, Autoencoder(2, tied=True, gain=1.3), SGD(lr=0.5))
     want = predict(tied, random_state(tied), [1.0]).error[0]
     np.testing.assert_allclose(tied_error, want, rtol=1e-14)  # whatever arrays the user's are
 

@@ -441,6 +441,7 @@ def test_lanes_that_fail_are_marked_and_disturb_no_neighbour(monkeypatch):
     run = functools.partial(sweep, zip=True, chunk=16, max_steps=300)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", odeae.RegimeWarning)  # a rate of 1e6, on purpose
         bad, good = run(grid={"lr": lr, "std": std}), run(grid=well)
     assert np.all(good.status == odeae.Status.OK)
     fails = [1, 2, 6, 15]

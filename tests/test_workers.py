@@ -361,7 +361,8 @@ def test_errors_cross_processes_and_say_where_they_were_raised():
         with pytest.raises(ZeroDivisionError) as error:
             list(completed(function, [0], pool))
         assert str(error.value) == "at n=0"
-        assert "raise ZeroDivisionError" in error.value.__notes__[0]
+        # Since cloudpickle 3.1.3 functions that travel by value come without their file's name.
+        assert re.search(r"line \d+, in function", error.value.__notes__[0])
         with pytest.raises(RuntimeError) as error:
             list(completed(function, [1], pool))
         assert str(error.value) == "Odd: 1 and 2"
