@@ -56,7 +56,8 @@ def step_size(problem: Problem, end: float | None = None, noise: bool = True) ->
     `noise`: whether to count s².
     """
     spectrum = problem.spectrum
-    factor = 1.0 if end is None else float(largest_factor(problem.rule.schedule, end))
+    schedule = problem.rule.schedule
+    factor = 1.0 if end is None or schedule is None else float(largest_factor(schedule, end))
     variance = float(spectrum.trace) + (float(problem.noise) if noise else 0.0)
     return largest_rate(problem) * factor * variance / spectrum.dim
 

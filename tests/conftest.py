@@ -11,7 +11,7 @@ import plain
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the same numbers wherever the tests run
-# Most of the time goes into compiling, and these flags of XLA save a third of it. The full size
+# Most of the time goes into compiling, and these flags of XLA save half of it. The full size
 # runs what users run, and so do checks in fresh interpreters. Later versions of JAX abort at them.
 # (Workers, which don't see the arguments, have the environment of the process that starts them.)
 if not (
@@ -21,7 +21,8 @@ if not (
 ):
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "")
-        + " --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+        + " --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+        + " --xla_cpu_parallel_codegen_split_count=1"
     )
 
 import jax
