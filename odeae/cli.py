@@ -417,20 +417,7 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
             count = 30 if values["count"] is None else values["count"]
             times = done + log_times(times[-1] - done, count, dim=dim)
         times = times[times >= done]
-    output = values["output"]
-    keep = {"overwrite": values["overwrite"]}
-    if output is not None and Path(output).suffix.lower() == ".nc":  # a table can't be resumed
-        keep["checkpoint"] = output
-    try:
-        runs = _simulate(values, problem, times, weights, **keep)
-    except KeyboardInterrupt as stop:
-        if "checkpoint" not in keep or not getattr(stop, "__notes__", ()):  # nothing was begun
-            raise
-        line = f"the runs so far are kept in {output!r}: go on with --resume {output}"
-        print(f"odeae: interrupted, {line}", file=sys.stderr)
-        raise SystemExit(130) from None
-    if "checkpoint" in keep:
-        values = values | {"overwrite": True}  # of the file that the runs have kept
+    runs, values = _simulate_and_keep(values, problem, times, weights)
     if as_json:
         _dump(_summary(runs))
     else:
@@ -447,6 +434,27 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
     _outputs(values, {None: runs}, as_json)
 
 
+def _simulate_and_keep(
+    values: dict[str, Any], problem: Any, times: Any, weights: Any = None
+) -> Any:
+    """The runs, which an interrupt leaves in the output, and the settings to go on with."""
+    output = values["output"]
+    if output is None or Path(output).suffix.lower() != ".nc":  # a table can't be resumed
+        return _simulate(values, problem, times, weights), values
+    keep = {"checkpoint": output, "overwrite": values["overwrite"]}
+    try:
+        runs = _simulate(values, problem, times, weights, **keep)
+    except KeyboardInterrupt as stop:
+        if not getattr(stop, "__notes__", ()):  # nothing was begun
+            raise
+        line = (
+            f"the runs so far are kept in {output!r}: go on with odeae simulate --resume {output}"
+        )
+        print(f"odeae: interrupted, {line}", file=sys.stderr)
+        raise SystemExit(130) from None
+    return runs, values | {"overwrite": True}  # of the file that the runs have kept
+
+
 @_command(config.COMMON, config.SOLVE, config.RUNS, config.OUTPUT)
 def compare(values: dict[str, Any], as_json: bool) -> None:
     """Theory and simulation from one start, and how far they are apart."""
@@ -460,7 +468,7 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
     problem = config.build_problem(values)
     times = config.build_times(values, 30, problem.spectrum.dim)
     theory = _predict(values, problem, _denser(times))
-    runs = _simulate(values, problem, times)
+    runs, values = _simulate_and_keep(values, problem, times)
     _outputs(values, {"theory": theory, "runs": runs}, as_json)
     check = compare_(theory, runs)
     if as_json:

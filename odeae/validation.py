@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odeae.autoencoder import Autoencoder
+from odeae.checks import flag
 from odeae.prediction import predict
 from odeae.problem import Problem
 from odeae.rules import SGD, AbstractRule, Hebb, Oja, Sanger
@@ -165,6 +166,7 @@ def validate(
     `rows`: names of rows, all by default. `report` is called with the name of each row when it
     begins. Raises `ValueError` for an unknown row.
     """
+    quick = flag("quick", quick)
     known = {row.name: row for row in MATRIX}
     chosen = MATRIX if rows is None else [known[one_of("row", name, known)] for name in rows]
     results = []

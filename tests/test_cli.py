@@ -778,9 +778,11 @@ def test_an_interrupt_of_simulate_keeps_the_runs(shell, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(simulation, "_advance", once)
-        code, _, err = shell("simulate", *flags, "-o", "half.nc")
-        assert code == 130
-        assert "interrupted, the runs so far are kept in 'half.nc': go on with --resume" in err
+        for name in ("simulate", "compare"):
+            code, _, err = shell(name, *flags, "-o", "half.nc", "--overwrite")
+            assert code == 130
+            kept = "kept in 'half.nc': go on with odeae simulate --resume half.nc"
+            assert f"interrupted, the runs so far are {kept}" in err
         code, _, err = shell("simulate", *flags)
         assert (code, err) == (130, "odeae: interrupted, nothing half-written\n")
     half = odeae.load("half.nc")
