@@ -1,6 +1,6 @@
 """What one would write today without the package: the yardsticks of the speed benchmarks.
 
-`odeint_numba` is an expert's solver of the reduced equations (docs/theory.md §2 and §4: erf,
+`odeint_numba` is an expert's solver of the reduced equations (docs/theory.md 2 and 4: erf,
 untied, no biases; one row per spike, 2K virtual rows for the bulk), `odeint_many` the same for many
 curves on all cores; `solve_ivp_numpy` is a typical user's, `vmap_diffrax` a typical JAX user's.
 `euler_densities` is the method of the literature: Euler steps of the densities of all D modes.
@@ -37,7 +37,7 @@ class Curve(NamedTuple):
 
 
 def random_start(spikes, bulk, dim, hidden, std, seed):
-    """Rows at t = 0 for weights of deviation `std`: spikes (drawn), then 2K rows of the bulk (§2).
+    """Rows at t = 0 for weights of deviation `std`: spikes (drawn), then 2K rows of the bulk (2).
 
     Returns rho (N,), w0 and u0 (N, K), and tr Ω/D; N = M + 2K, `bulk` the unscaled eigenvalue.
     """
@@ -54,7 +54,7 @@ def random_start(spikes, bulk, dim, hidden, std, seed):
 def all_modes(rho, w0, u0, dim, seed=0):
     """The same start with all D modes: a bulk (D − M, K) that has the Gram matrix of its 2K rows.
 
-    The exact curve stays the same (§2).
+    The exact curve stays the same (2).
     """
     virtual = 2 * w0.shape[1]
     spikes = len(rho) - virtual
@@ -82,7 +82,7 @@ def _overlaps(y, rho, Q, T, R):
 
 @njit(cache=True)
 def _rhs(y, t, rho, lr_w, lr_v, decay, work, dy):
-    """§4 as dw = ρ̃ (c u + A w), du = ρ̃ c w − G u, with A = diag(2 c_q R − Σ T0 S) − T0 P.
+    """4 as dw = ρ̃ (c u + A w), du = ρ̃ c w − G u, with A = diag(2 c_q R − Σ T0 S) − T0 P.
 
     `work` (6, K, K) and `dy` are scratch: SciPy copies the answer before it calls again.
     """
@@ -119,7 +119,7 @@ def _rhs(y, t, rho, lr_w, lr_v, decay, work, dy):
 
 @njit(cache=True)
 def _errors(ys, rho, trace, K):
-    """e (T,) of §4 at each state of ys (T, 2NK)."""
+    """e (T,) of 4 at each state of ys (T, 2NK)."""
     Q, T, R, e = np.empty((K, K)), np.empty((K, K)), np.empty(K), np.empty(len(ys))
     for i in range(len(ys)):
         _overlaps(ys[i], rho, Q, T, R)
@@ -146,7 +146,7 @@ def odeint_numba(
     lr_encoder=None,
     lr_decoder=None,
 ):
-    """Error (T,) at `times` from rows (N, K) at t = 0: SciPy's `odeint` over a compiled §4."""
+    """Error (T,) at `times` from rows (N, K) at t = 0: SciPy's `odeint` over a compiled 4."""
     K = w0.shape[1]
     start = np.hstack([w0, u0]).ravel()
     grid = np.concatenate([[0.0], times])
@@ -188,7 +188,7 @@ def odeint_many(pool, curves, times, rtol=1e-6, atol=1e-8):
 
 
 def _averages(Q):
-    """c (K,), G and P (K, K) of §3, and 1 + q."""
+    """c (K,), G and P (K, K) of 3, and 1 + q."""
     scale = 1 + np.diag(Q)
     product = np.outer(scale, scale)
     G = 2 / np.pi * np.arcsin(Q / np.sqrt(product))
@@ -324,7 +324,7 @@ def vmap_diffrax(curves, times, rtol=1e-6, atol=1e-8):
 
 
 def numpy_sgd_steps(D, K, steps, seed):
-    """`steps` of the SGD of §1 (erf, rate 1, no biases) on fresh samples; returns W, V (K, D)."""
+    """`steps` of the SGD of 1 (erf, rate 1, no biases) on fresh samples; returns W, V (K, D)."""
     rng = np.random.default_rng(seed)
     root = np.ones(D)
     root[: len(SPIKES)] = np.sqrt(D * np.array(SPIKES))

@@ -25,7 +25,7 @@ import numpy as np
 import readme
 
 import odeae
-from odeae.workers import process_pool
+from odeae.sweeps.workers import process_pool
 
 ROOT = Path(__file__).parent.parent
 ODEAE = [sys.executable, "-m", "odeae"]

@@ -19,7 +19,7 @@ import numpy as np
 from fuzz_checks import KINDS, Done, Fault, Say, complaint, first_line
 
 import odeae
-from odeae import config
+from odeae.shell import settings as config
 
 TIMES = [0.0, 0.1, 0.5, 1.0]
 
@@ -413,7 +413,7 @@ def shell_line(rng) -> list[str]:
 
 def shell_faults(words: list[str]) -> Iterator[tuple[str, str]]:
     """One readable line on stderr and exit code 1, or an answer; nothing half-written."""
-    from odeae import cli
+    from odeae.shell import commands as cli
 
     out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

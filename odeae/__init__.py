@@ -8,72 +8,73 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from odeae import landscape, linear, workers
-    from odeae.activations import I2, I3, I21, I22, J2, Erf, Linear, Quadrature, ReLU
-    from odeae.aligned import AlignedTrajectory, best_decoder, predict_aligned, residual
-    from odeae.autoencoder import Autoencoder, Weights
-    from odeae.comparison import Comparison, compare
-    from odeae.ensembles import ensemble
-    from odeae.gaussian import bvn_cdf
-    from odeae.images import neurons, plot_neurons
-    from odeae.initial import aligned_state, draw_weights, random_state, state_from_weights
-    from odeae.inputs import image_patches, natural_patches
-    from odeae.mode_dynamics import (
+    from odeae import landscape, linear
+    from odeae.analysis.compare import Comparison, compare
+    from odeae.analysis.fixed_points import Directions, FixedPoint, FixedPointStatus, fixed_points
+    from odeae.analysis.mode_map import (
         ModeDynamics,
         estimate_mode_map,
         mode_map,
         mode_map_of_weights,
         plot_mode_dynamics,
     )
-    from odeae.plotting import plot, plot_spectrum, plot_sweep
-    from odeae.power_laws import LocalSlopes, PowerLaw, fit_power_law, local_slopes
-    from odeae.prediction import predict
-    from odeae.problem import Problem
-    from odeae.regime import RegimeWarning, finite_size
-    from odeae.rosenbrock import Rodas4
-    from odeae.rules import SGD, Hebb, Oja, Sanger
-    from odeae.saving import load, save_all
-    from odeae.schedules import CosineSchedule, PowerLawSchedule, StepSchedule
-    from odeae.sequential import Plateau, plateaus, plot_plateaus
-    from odeae.simulation import simulate
-    from odeae.spectrum import Spectrum
-    from odeae.stability import Directions, FixedPoint, FixedPointStatus, fixed_points
-    from odeae.state import Densities, Modes, OrderParameters, State
-    from odeae.store import open_sweep
-    from odeae.sweeps import sweep
-    from odeae.trajectory import Checkpoint, Status, Trajectory, log_times
+    from odeae.analysis.plateaus import Plateau, plateaus, plot_plateaus
+    from odeae.analysis.power_laws import LocalSlopes, PowerLaw, fit_power_law, local_slopes
+    from odeae.averages.activations import I2, I3, I21, I22, J2, Erf, Linear, Quadrature, ReLU
+    from odeae.averages.special import bvn_cdf
+    from odeae.data.inputs import image_patches, natural_patches
+    from odeae.model.autoencoder import Autoencoder, Weights
+    from odeae.model.initial import aligned_state, draw_weights, random_state, state_from_weights
+    from odeae.model.problem import Problem
+    from odeae.model.rules import SGD, Hebb, Oja, Sanger
+    from odeae.model.schedules import CosineSchedule, PowerLawSchedule, StepSchedule
+    from odeae.model.spectrum import Spectrum
+    from odeae.model.state import Densities, Modes, OrderParameters, State
+    from odeae.plotting.curves import plot, plot_spectrum, plot_sweep
+    from odeae.plotting.neurons import neurons, plot_neurons
+    from odeae.results.saving import load, save_all
+    from odeae.results.trajectory import Checkpoint, Status, Trajectory, log_times
+    from odeae.simulation.sgd import simulate
+    from odeae.sweeps import workers
+    from odeae.sweeps.store import open_sweep
+    from odeae.sweeps.sweep import sweep
+    from odeae.theory.aligned import AlignedTrajectory, best_decoder, predict_aligned, residual
+    from odeae.theory.ensemble import ensemble
+    from odeae.theory.predict import predict
+    from odeae.theory.regime import RegimeWarning, finite_size
+    from odeae.theory.rosenbrock import Rodas4
 
 # Names are imported at first use, so that `odeae --help` doesn't wait for JAX. No module may have
 # the name of a function (predict lives in prediction): importing it would hide the function.
 _HOME = {
-    "activations": "Erf ReLU Linear Quadrature J2 I2 I21 I22 I3",
-    "aligned": "AlignedTrajectory best_decoder predict_aligned residual",
-    "autoencoder": "Autoencoder Weights",
-    "comparison": "Comparison compare",
-    "ensembles": "ensemble",
-    "gaussian": "bvn_cdf",
-    "images": "neurons plot_neurons",
-    "initial": "aligned_state draw_weights random_state state_from_weights",
-    "inputs": "image_patches natural_patches",
-    "mode_dynamics": "ModeDynamics estimate_mode_map mode_map mode_map_of_weights"
+    "averages.activations": "Erf ReLU Linear Quadrature J2 I2 I21 I22 I3",
+    "theory.aligned": "AlignedTrajectory best_decoder predict_aligned residual",
+    "model.autoencoder": "Autoencoder Weights",
+    "analysis.compare": "Comparison compare",
+    "theory.ensemble": "ensemble",
+    "averages.special": "bvn_cdf",
+    "plotting.neurons": "neurons plot_neurons",
+    "model.initial": "aligned_state draw_weights random_state state_from_weights",
+    "data.inputs": "image_patches natural_patches",
+    "analysis.mode_map": "ModeDynamics estimate_mode_map mode_map mode_map_of_weights"
     " plot_mode_dynamics",
-    "plotting": "plot plot_spectrum plot_sweep",
-    "power_laws": "LocalSlopes PowerLaw fit_power_law local_slopes",
-    "prediction": "predict",
-    "problem": "Problem",
-    "regime": "RegimeWarning finite_size",
-    "rosenbrock": "Rodas4",
-    "rules": "SGD Hebb Oja Sanger",
-    "saving": "load save_all",
-    "schedules": "CosineSchedule PowerLawSchedule StepSchedule",
-    "sequential": "Plateau plateaus plot_plateaus",
-    "simulation": "simulate",
-    "spectrum": "Spectrum",
-    "stability": "Directions FixedPoint FixedPointStatus fixed_points",
-    "state": "Densities Modes OrderParameters State",
-    "store": "open_sweep",
-    "sweeps": "sweep",
-    "trajectory": "Checkpoint Status Trajectory log_times",
+    "plotting.curves": "plot plot_spectrum plot_sweep",
+    "analysis.power_laws": "LocalSlopes PowerLaw fit_power_law local_slopes",
+    "theory.predict": "predict",
+    "model.problem": "Problem",
+    "theory.regime": "RegimeWarning finite_size",
+    "theory.rosenbrock": "Rodas4",
+    "model.rules": "SGD Hebb Oja Sanger",
+    "results.saving": "load save_all",
+    "model.schedules": "CosineSchedule PowerLawSchedule StepSchedule",
+    "analysis.plateaus": "Plateau plateaus plot_plateaus",
+    "simulation.sgd": "simulate",
+    "model.spectrum": "Spectrum",
+    "analysis.fixed_points": "Directions FixedPoint FixedPointStatus fixed_points",
+    "model.state": "Densities Modes OrderParameters State",
+    "sweeps.store": "open_sweep",
+    "sweeps.sweep": "sweep",
+    "results.trajectory": "Checkpoint Status Trajectory log_times",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 _WHOLE = (

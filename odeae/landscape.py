@@ -4,7 +4,7 @@ x̂ = A B x with decoder A (D, d) and encoder B (d, D), loss L = tr (I − AB) �
 of covariance Σ. There is no ½ (as in Baldi & Hornik 1989): in the package's units, Σ = Ω/D, B = W
 and A = Vᵀ/√D, the error e is L/2. Learning curves in closed form are in `odeae.linear`.
 
-Components are counted from 0 at the largest eigenvalue. Source: docs/theory.md §7.
+Components are counted from 0 at the largest eigenvalue. Source: docs/theory.md 7.
 """
 
 import itertools
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.checks import array, scalar, whole, wholes
-from odeae.checks import covariance as check_covariance
-from odeae.precision import Real, in_float64, is_traced
-from odeae.words import one_of, shortened
+from odeae.base.checks import array, scalar, whole, wholes
+from odeae.base.checks import covariance as check_covariance
+from odeae.base.messages import one_of, shortened
+from odeae.base.precision import Real, in_float64, is_traced
 
 MOST = 1_000_000  # critical points in one list
 

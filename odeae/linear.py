@@ -5,7 +5,7 @@ decoder u, and learns alone. The landscape of all weights is in `odeae.landscape
 
 For readers of Pretorius, Kroon & Kamper (2018), the DAE paper: their w_1, w_2 are w and u, their
 λ/τ is η ρ̃, ε/τ is η s²/D, Nγ/τ is κ, with t in steps/D. An argument `decay` is their γ (with N
-absorbed): κ/η, or κ/√(η_w η_v) for two rates. Source: docs/theory.md §7.
+absorbed): κ/η, or κ/√(η_w η_v) for two rates. Source: docs/theory.md 7.
 """
 
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.activations import Linear
-from odeae.checks import broadcast, finite, numbers, save_times
-from odeae.initial import aligned_state
-from odeae.precision import Real, in_float64, is_traced
-from odeae.problem import Problem, sizes
-from odeae.rules import SGD
+from odeae.averages.activations import Linear
+from odeae.base.checks import broadcast, finite, numbers, save_times
+from odeae.base.precision import Real, in_float64, is_traced
+from odeae.model.initial import aligned_state
+from odeae.model.problem import Problem, sizes
+from odeae.model.rules import SGD
 
 
 class ModeCurve(NamedTuple):
@@ -100,7 +100,7 @@ def mode_curve(
 
     Raises `ValueError` for negative eigenvalues or noise, rates that are not positive and starts
     beyond 1e50.
-    Source: docs/theory.md §7 (DAE paper, supplement B, for equal rates and w ≠ u).
+    Source: docs/theory.md 7 (DAE paper, supplement B, for equal rates and w ≠ u).
     """
     given = _broadcast(
         eigenvalue=eigenvalue, noise=noise, lr_encoder=lr_encoder, lr_decoder=lr_decoder,
@@ -129,7 +129,7 @@ def decayed_mode_curve(
 
     From any other start there is no elementary closed form: η_v w² − η_w u² falls as e^{−2κt}, and
     what is left is a Riccati equation that modified Bessel functions solve; use `predict`.
-    Source: docs/theory.md §7 (DAE paper, supplement: E = exp(2 λ ξ t/τ), printed without the λ).
+    Source: docs/theory.md 7 (DAE paper, supplement: E = exp(2 λ ξ t/τ), printed without the λ).
     """
     given = _broadcast(
         eigenvalue=eigenvalue, noise=noise, lr_encoder=lr_encoder, lr_decoder=lr_decoder,

@@ -2,7 +2,7 @@
 
 Nothing here imports odeae. The mpmath functions take float64 inputs as exact numbers: a test that
 compares with them leaves no room for "the input was rounded". They evaluate the closed forms of
-docs/theory.md §3; the NumPy quadrature knows only g, g' and g'' and holds those forms to account.
+docs/theory.md 3; the NumPy quadrature knows only g, g' and g'' and holds those forms to account.
 """
 
 import mpmath as mp
@@ -51,7 +51,7 @@ def bvn_cdf(h, k, r):
     return bvn_cdf_given(h, k, r, o, (h - r * k) / o, (k - r * h) / o)
 
 
-# --- The closed forms of theory §3 ---------------------------------------------------------------
+# --- The closed forms of theory 3 ---------------------------------------------------------------
 # A pair is (q11, q22, q12, b1, b2). Each function returns the averages of neuron 1 with neuron 2:
 # singles(q, b) = (c, c_q, c_b), pair(...) = (G, P, S, B).
 

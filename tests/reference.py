@@ -1,7 +1,7 @@
 """An independent second route to the learning curves: weights, not order parameters.
 
 The package integrates rows of modes with averages from Price's theorem. Here every one of the D
-modes of the *unscaled* weights is integrated, and each expected SGD step of docs/theory.md §1 is
+modes of the *unscaled* weights is integrated, and each expected SGD step of docs/theory.md 1 is
 taken by conditioning on one field: given λ_k, a second field is Gaussian, its average is an
 elementary function of λ_k, and what remains is a one-dimensional integral done by quadrature.
 NumPy and SciPy only. The averages are good to 1e-13 for 0 < q_k < 30 and correlations |r| < 0.999
@@ -10,7 +10,7 @@ between neurons (erf at q_k = 100: 1e-10); q_k = 0 gives NaN.
 Shapes: rho (D,), W and V (K, D) in the eigenbasis, b (K,). The target is x, the network sees
 y = x + √noise ξ: λ_k = w_k·y/√D, ν_k = v_k·x/D, x̂ = Σ_k v_k g(λ_k + b_k) + v_0.
 
-Keywords shared by `error`, `drift` and `integrate` (§5; the steps are in `drift`):
+Keywords shared by `error`, `drift` and `integrate` (5; the steps are in `drift`):
 rule    "sgd", "truncated", "oja", "sanger" or "hebb"; the last three are linear and tied.
 tied    None, or W = gain V/√D whatever W is passed (None will do), with V trained through the
         "full" gradient or its "encoder" or "decoder" path alone.
@@ -133,14 +133,14 @@ def _refuse(activation, b, rule, tied, gain, output):
 
 
 def order_parameters(rho, W, V, noise=0.0):
-    """Q1, R1, T1, T0 of docs/theory.md §1; Q1 is the covariance of λ on corrupted inputs."""
+    """Q1, R1, T1, T0 of docs/theory.md 1; Q1 is the covariance of λ on corrupted inputs."""
     D = len(rho)
     Q1 = (W * (rho + noise)) @ W.T / D
     return Q1, (V * rho) @ W.T / D**1.5, (V * rho) @ V.T / D**2, V @ V.T / D
 
 
 def error(activation, rho, W, V, b, *, rule="sgd", tied=None, gain=1.0, noise=0.0, output=None):
-    """e = ⟨‖x − x̂‖²⟩/(2D) (§1) on corrupted inputs; noise=0 is the error on clean ones.
+    """e = ⟨‖x − x̂‖²⟩/(2D) (1) on corrupted inputs; noise=0 is the error on clean ones.
 
     = ½ tr Ω/D − Σ_k v_k·⟨g_k x⟩/D + ½ Σ_ka T0_ka ⟨g_k g_a⟩ + Σ_k v_k·v_0 ⟨g_k⟩/D + ‖v_0‖²/(2D).
     """

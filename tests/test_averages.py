@@ -17,8 +17,8 @@ import pytest
 from scipy import special
 
 import odeae
-from odeae.activations import Erf, Linear, Quadrature, ReLU, mean_slope, overlap
-from odeae.gaussian import bvn_cdf
+from odeae.averages.activations import Erf, Linear, Quadrature, ReLU, mean_slope, overlap
+from odeae.averages.special import bvn_cdf
 
 TABLE = json.loads((Path(__file__).parent / "data" / "averages.json").read_text())
 TABLE["linear"] = [oracles.averages("linear", point) for point in TABLE["pairs"]]

@@ -13,8 +13,13 @@ import pytest
 import xarray
 
 import odeae
-from odeae import cli, config, prediction, sweeps, waiting, workers
-from odeae.store import Layout, Variable, open_store
+from odeae.base import progress as waiting
+from odeae.shell import commands as cli
+from odeae.shell import settings as config
+from odeae.sweeps import sweep as sweeps
+from odeae.sweeps import workers
+from odeae.sweeps.store import Layout, Variable, open_store
+from odeae.theory import predict as prediction
 
 SMALL = ["--spikes", "1,0.6", "--dim", "100", "--hidden", "2", "--end", "2"]
 LONGER = [*SMALL[:-1], "3"]
@@ -233,7 +238,7 @@ def test_a_fresh_process_computes_in_float64_and_fills_its_compilation_cache(tmp
 def test_a_killed_run_leaves_no_half_written_file(tmp_path):
     """SIGTERM, as a cluster sends it, in the middle of writing."""
     code = (
-        "import os, signal, sys, odeae.cli as c, odeae.files as f\n"
+        "import os, signal, sys, odeae.shell.commands as c, odeae.base.files as f\n"
         "import xarray\n"
         "def stop(self, path, **kw):\n"
         "    path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -439,7 +444,7 @@ def test_existing_output_needs_overwrite(shell, tmp_path):
 def test_no_command_imports_equinox_before_its_settings_are_made(tmp_path):
     """Imported earlier, its run-time errors keep compiled programs out of the cache."""
     code = (
-        "import sys, odeae.cli as c\n"
+        "import sys, odeae.shell.commands as c\n"
         "def start():\n    assert 'equinox' not in sys.modules, sys.argv\n    raise SystemExit(7)\n"
         "c._start_jax = start\n"
         "more = {'spectrum': ['x.npy'], 'sweep': ['--grid', 'lr=1']}\n"
@@ -456,14 +461,14 @@ def test_no_command_imports_equinox_before_its_settings_are_made(tmp_path):
 
 @pytest.mark.parametrize("command", ["compare", "sweep"])
 def test_help_names_every_flag_and_starts_without_jax(command):
-    code = f"import sys, odeae.cli as c; sys.argv = ['odeae', {command!r}, '--help']\n"
+    code = f"import sys, odeae.shell.commands as c; sys.argv = ['odeae', {command!r}, '--help']\n"
     code += "try: c.main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
     environment = os.environ | {"COLUMNS": "160"}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
     assert result.returncode == 0, result.stderr
-    from odeae import config
+    from odeae.shell import settings as config
 
     own = {"compare": [*config.RUNS, *config.OUTPUT], "sweep": config.SWEEP}[command]
     for setting in [*config.COMMON, *config.SOLVE, *own]:
@@ -767,7 +772,7 @@ def test_bad_sweeps_in_a_file_are_one_line(shell, tmp_path, text, message):
 
 def test_an_interrupt_of_simulate_keeps_the_runs(shell, monkeypatch):
     """It once said "nothing half-written", and all was lost: --resume goes on to the last bit."""
-    from odeae import simulation
+    from odeae.simulation import sgd as simulation
 
     advance, flags = simulation._advance, [*SMALL[:-2], "--runs", "2", "--times", "0,1,2,4"]
 

@@ -20,7 +20,7 @@ CURVE = 1.0 + np.exp(-TIMES / 5.0)
 def trajectory(error, source, times=TIMES, **fields):
     error = np.asarray(error)
     zeros = np.zeros((*error.shape, 2, 2))
-    part = odeae.state.Overlaps(zeros, zeros, zeros, zeros, zeros)
+    part = odeae.model.state.Overlaps(zeros, zeros, zeros, zeros, zeros)
     shape = error.shape[:-1]
     return odeae.Trajectory(
         times=np.asarray(times),

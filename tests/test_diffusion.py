@@ -19,9 +19,9 @@ import scipy.stats
 from numpy.testing import assert_allclose
 
 import odeae
-from odeae.activations import AbstractActivation
-from odeae.diffusion import gradient_covariance
-from odeae.state import Modes, OutputOverlaps, Overlaps, State
+from odeae.averages.activations import AbstractActivation
+from odeae.model.gradient_noise import gradient_covariance
+from odeae.model.state import Modes, OutputOverlaps, Overlaps, State
 
 RHO = np.array([1.0, 0.6, 0.3, 0.1, 0.1, 0.1])  # scaled eigenvalues: these modes are all there are
 RNG = np.random.default_rng(3)

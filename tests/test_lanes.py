@@ -10,14 +10,16 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-from odeae import compiler, contractions, gaussian, lanes
-from odeae.compiler import with_whole_vectors
-from odeae.equations import equations_of, surroundings, vector_field
-from odeae.rules import generalisation_error
-from odeae.schedules import longest_step
-from odeae.state import total_overlaps
-from odeae.step_control import SMALLEST, StepControl
-from odeae.trajectory import Status
+from odeae.averages import special as gaussian
+from odeae.base import compiler, contractions
+from odeae.base.compiler import with_whole_vectors
+from odeae.model.rules import generalisation_error
+from odeae.model.schedules import longest_step
+from odeae.model.state import total_overlaps
+from odeae.results.trajectory import Status
+from odeae.theory import lanes
+from odeae.theory.equations import equations_of, surroundings, vector_field
+from odeae.theory.step_control import SMALLEST, StepControl
 
 FAST = {"xla_backend_optimization_level": 0}  # to compile
 

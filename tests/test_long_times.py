@@ -9,20 +9,20 @@ import pytest
 from numpy.testing import assert_allclose
 
 import odeae
-from odeae.activations import nonlinear_overlap
-from odeae.equations import equations_of, vector_field
-from odeae.excess import excess_error
-from odeae.prediction import EXPLICIT_STEPS
-from odeae.resolvent import by_modes, implicit_steps_pay, resolvent_of
-from odeae.rosenbrock import Rodas4, whole_matrix
-from odeae.spectrum import leading_modes
-from odeae.trajectory import Status
+from odeae.averages.activations import nonlinear_overlap
+from odeae.model.errors import excess_error
+from odeae.model.spectrum import leading_modes
+from odeae.results.trajectory import Status
+from odeae.theory.equations import equations_of, vector_field
+from odeae.theory.predict import EXPLICIT_STEPS
+from odeae.theory.resolvent import by_modes, implicit_steps_pay, resolvent_of
+from odeae.theory.rosenbrock import Rodas4, whole_matrix
 
 mp.mp.dps = 60
 
 
 def one_mode():
-    """K = M = 1, erf, ρ̃ = 1, of docs/theory.md §8."""
+    """K = M = 1, erf, ρ̃ = 1, of docs/theory.md 8."""
     spectrum = odeae.Spectrum.spiked([1.0], 10**6, bulk=0.0)
     problem = odeae.Problem(spectrum, odeae.Autoencoder(1))
     return problem, odeae.aligned_state(problem, 1.0, 0.5)
@@ -125,7 +125,7 @@ def test_leading_modes_are_those_of_the_pca_error():
 
 @pytest.mark.parametrize("activation", ["erf", "relu", "linear"])
 def test_nonlinear_overlap_has_the_derivative_of_its_definition(activation):
-    g = odeae.activations.activation(activation)
+    g = odeae.averages.activations.activation(activation)
     Q = np.array([[0.5, 0.1], [0.1, 0.3]])
     b = np.array([0.2, -0.1])
 
@@ -143,7 +143,7 @@ def test_nonlinear_overlap_has_the_derivative_of_its_definition(activation):
 
 
 def test_a_billion_units_of_time():
-    """The numbers of docs/theory.md §8."""
+    """The numbers of docs/theory.md 8."""
     problem, state = one_mode()
     times = np.geomspace(1.0, 1e9, 91)
     curve = odeae.predict(problem, state, times)
@@ -240,7 +240,7 @@ def test_which_systems_are_solved_how():
 
 
 def test_steps_by_modes_are_right_where_everything_is_learnt():
-    """There each mode's own block is singular but for the shift (docs/theory.md §8)."""
+    """There each mode's own block is singular but for the shift (docs/theory.md 8)."""
     problem, state = one_mode()
     curve = odeae.predict(problem, state, np.array([1e6, 1e9]), solver=Rodas4(by_modes))
     assert_allclose(curve.excess[-1], 7.09382254e-8, rtol=2e-5)

@@ -8,14 +8,14 @@ import pytest
 from plain import named_in_one_line
 
 import odeae
-from odeae.mode_dynamics import (
+from odeae.analysis.mode_map import (
     ModeDynamics,
     estimate_mode_map,
     mode_map,
     mode_map_of_weights,
     plot_mode_dynamics,
 )
-from odeae.state import Modes, State
+from odeae.model.state import Modes, State
 
 SPIKES = (0.6, 1.0, 0.3)  # not in the order of size
 TIMES = np.asarray([0.0, 2.0, 5.0, 10.0])
@@ -355,7 +355,7 @@ def test_what_has_no_map_is_refused(curve):
 SETUP = """
 import numpy as np
 import odeae
-from odeae.mode_dynamics import *
+from odeae.analysis.mode_map import *
 x = np.random.default_rng(0).standard_normal((9, 3))
 problem = odeae.Problem(odeae.Spectrum.spiked([1.0], 3), odeae.Autoencoder(1))
 curve = odeae.Trajectory(*[None] * 7)
@@ -399,7 +399,7 @@ def half_times(maps):
 
 
 def test_linear_modes_follow_their_closed_form():
-    """From w = u = a the map a² is logistic; fixed points λ/(λ+ε) and 1 − κ/λ (§7)."""
+    """From w = u = a the map a² is logistic; fixed points λ/(λ+ε) and 1 − κ/λ (7)."""
     t = LATE[:, None]
     want = 1.0 / (1.0 + (0.05**-2.0 - 1.0) * np.exp(-2.0 * LAMBDA * t))
     np.testing.assert_allclose(aligned("linear", hidden=3), want, atol=1e-5)

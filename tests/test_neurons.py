@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import odeae
-from odeae.state import OrderParameters, Overlaps
+from odeae.model.state import OrderParameters, Overlaps
 
 TIMES = odeae.log_times(60.0, 20)
 

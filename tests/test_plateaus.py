@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-from odeae.sequential import Plateau, plateaus, plot_plateaus
+from odeae.analysis.plateaus import Plateau, plateaus, plot_plateaus
 
 SPIKES = (1.0, 0.1, 0.01)
 DENSE = odeae.log_times(1e4, 3201, start=1.0)
@@ -44,7 +44,7 @@ LINEAR = with_curve(np.append(LINEAR_DENSE.error[0], LINEAR_DENSE.error[1::8]))
 
 
 def aligned(times, rho, start, rate=1.0):
-    """Error of aligned linear modes that begin at w = u = `start`: logistic (docs/theory.md §7)."""
+    """Error of aligned linear modes that begin at w = u = `start`: logistic (docs/theory.md 7)."""
     rho = np.asarray(rho)[:, None]
     with np.errstate(over="ignore", under="ignore"):
         square = 1.0 / (1.0 + (start**-2 - 1.0) * np.exp(-2.0 * rate * rho * np.asarray(times)))
@@ -88,7 +88,7 @@ def test_erf_is_higher_by_the_residual_of_its_nonlinearity(seed):
     assert [p.rank for p in found] == [0, 1, 2, 3]
     floor = trajectory.pca_levels()[-1]
     assert_allclose([p.pca_error - floor for p in found[1:3]], [0.055, 0.005], rtol=1e-9)
-    # It falls from 0.068 to 0.057 while it lasts, as the encoder shrinks along the valley of §8.
+    # It falls from 0.068 to 0.057 while it lasts, as the encoder shrinks along the valley of 8.
     assert 0.058 < found[1].height - floor < 0.062
     assert 0.0056 < found[2].height - floor < 0.0066
     assert all(p.residual > 0 for p in found[1:])
@@ -178,7 +178,7 @@ def test_prediction_and_closed_form_agree():
 
 @pytest.mark.parametrize("unit", [1e-6, 1e5])
 def test_the_unit_of_time_does_not_matter(unit):
-    """A rate common to all parts only rescales time (docs/theory.md §4)."""
+    """A rate common to all parts only rescales time (docs/theory.md 4)."""
     want = plateaus(LINEAR)
     got = plateaus(with_curve(LINEAR.error, unit * TIMES))
     for a, b in zip(want, got, strict=True):
@@ -333,7 +333,7 @@ def test_levels_that_coincide_have_the_smallest_rank():
 
 SETUP = """
 import equinox as eqx, numpy as np, odeae
-from odeae.sequential import plateaus, plot_plateaus
+from odeae.analysis.plateaus import plateaus, plot_plateaus
 spectrum, linear = odeae.Spectrum.spiked([1.0, 0.1], 2, 0.0), odeae.Autoencoder(2, "linear")
 p = odeae.Problem(spectrum, linear, odeae.SGD(0.5))
 state = odeae.aligned_state(p, 0.01, 0.01)

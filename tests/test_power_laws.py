@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-from odeae.aligned import predict_aligned
-from odeae.power_laws import fit_power_law, local_slopes
+from odeae.analysis.power_laws import fit_power_law, local_slopes
+from odeae.theory.aligned import predict_aligned
 
 TIMES = np.geomspace(1e-1, 1e4, 101)
 

@@ -11,7 +11,7 @@ import pytest
 
 import odeae
 from odeae import Autoencoder, Problem, Spectrum
-from odeae.precision import as_float, in_float64, is_traced, to_numpy
+from odeae.base.precision import as_float, in_float64, is_traced, to_numpy
 
 MODULES = """
 import importlib, pkgutil, odeae

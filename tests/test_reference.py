@@ -31,7 +31,7 @@ def output_bias(D=6):
 @pytest.mark.parametrize("output", [None, output_bias()], ids=["", "output"])
 @pytest.mark.parametrize("tied", [None, "full"])
 def test_drift_is_minus_the_gradient_of_the_error(name, noise, output, tied):
-    # §4: dw = −∂e/∂w, db = −∂e/∂b, and for v = √D u: dv = −D ∂e/∂v, which for tied weights goes
+    # 4: dw = −∂e/∂w, db = −∂e/∂b, and for v = √D u: dv = −D ∂e/∂v, which for tied weights goes
     # through w = s v/√D as well. κ pulls on the weights and v_0 alone.
     rho, W, V, b = network()
     D, h = len(rho), 1e-5
@@ -199,7 +199,7 @@ def test_overlap_has_its_closed_form_without_biases(name, scale):
 
 
 def test_integrate_follows_the_exact_linear_aligned_mode():
-    # §7 with w = u = a on a spike ρ̃ = 1: da/dt = a (1 − a²), so a² is logistic. The other modes
+    # 7 with w = u = a on a spike ρ̃ = 1: da/dt = a (1 − a²), so a² is logistic. The other modes
     # carry no weight, so they keep their ½ρ̃ of error.
     D, a, times = 20, 0.1, np.linspace(0.0, 8.0, 9)
     rho = np.r_[D, np.ones(D - 1)]

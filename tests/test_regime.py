@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import odeae
-from odeae.regime import LIMIT, RegimeWarning, finite_size, learnable, step_size
+from odeae.theory.regime import LIMIT, RegimeWarning, finite_size, learnable, step_size
 
 DIM = 100
 

@@ -10,9 +10,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-import odeae.prediction
-from odeae.rules import SGD
-from odeae.schedules import largest_factor
+import odeae.theory.predict
+from odeae.model.rules import SGD
+from odeae.model.schedules import largest_factor
 
 DIM = 60
 TIMES = np.array([0.0, 1.0, 2.0, 5.0, 9.0])
@@ -98,7 +98,7 @@ def test_the_solver_restarts_at_jumps(monkeypatch):
         return odeae.predict(p, STATE, TIMES, throw=False, max_steps=100).stop_time
 
     assert reached() == TIMES[-1]
-    monkeypatch.setattr(odeae.prediction, "jumps_before", lambda schedule, end: None)
+    monkeypatch.setattr(odeae.theory.predict, "jumps_before", lambda schedule, end: None)
     jax.clear_caches()
     assert reached() < TIMES[-1]
 

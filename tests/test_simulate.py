@@ -1,4 +1,4 @@
-"""`simulate` is the SGD of docs/theory.md §1, starts where the theory does, can be resumed."""
+"""`simulate` is the SGD of docs/theory.md 1, starts where the theory does, can be resumed."""
 
 import ast
 import importlib
@@ -17,8 +17,8 @@ import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-from odeae import simulation
-from odeae.simulation import _about, _block_length, _check_same, _Gaussian, _normals
+from odeae.simulation import sgd as simulation
+from odeae.simulation.sgd import _about, _block_length, _check_same, _Gaussian, _normals
 
 DIM, HIDDEN = 64, 3
 TIMES = np.array([0.0, 0.5, 1.0, 2.0])

@@ -13,9 +13,9 @@ from scipy.linalg import block_diag
 from scipy.optimize import brentq
 
 import odeae
-import odeae.stability
-from odeae.equations import equations_of
-from odeae.stability import FixedPointStatus, fixed_points
+import odeae.analysis.fixed_points
+from odeae.analysis.fixed_points import FixedPointStatus, fixed_points
+from odeae.theory.equations import equations_of
 
 RHO = np.array([1.0, 0.5, 0.2])
 SPECTRUM = odeae.Spectrum.spiked(RHO, 3, 0.0)
@@ -105,7 +105,7 @@ def test_the_largest_growth_rate_is_that_of_the_escape():
 
 @pytest.mark.parametrize("kappa", [0.05, 0.3])
 def test_decay_shrinks_each_mode(kappa):
-    """w u = 1 − κ/(η ρ̃), and modes with η ρ̃ < κ are not learnt (docs/theory.md §7)."""
+    """w u = 1 − κ/(η ρ̃), and modes with η ρ̃ < κ are not learnt (docs/theory.md 7)."""
     rates = {"encoder": 0.7, "decoder": 0.7}
     problem = linear(kappa, **rates)
     point = fixed_points(problem, odeae.aligned_state(problem))
@@ -119,7 +119,7 @@ def test_decay_shrinks_each_mode(kappa):
 
 
 def test_noise_shrinks_each_mode():
-    """w u = ρ̃/(ρ̃ + s²/D) (docs/theory.md §7), and GL(K) stays a symmetry."""
+    """w u = ρ̃/(ρ̃ + s²/D) (docs/theory.md 7), and GL(K) stays a symmetry."""
     problem = linear(noise=0.6)
     point = fixed_points(problem, odeae.aligned_state(problem))
     product = np.diagonal(point.state.spikes.encoder * point.state.spikes.decoder)
@@ -174,7 +174,7 @@ CASES = {
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "relu")) for n in CASES]
 )
 def test_spectrum_is_that_of_the_hessian(name):
-    """Plain SGD is gradient flow on e (docs/theory.md §4)."""
+    """Plain SGD is gradient flow on e (docs/theory.md 4)."""
     make, rates = CASES[name]
     problem = make()
     std = (None, 2.0) if problem.autoencoder.tied else (0.7, 0.7)
@@ -231,7 +231,7 @@ def test_oja_and_sanger(rule, chosen):
 
 
 def erf_error(u, rho):
-    """One tied erf neuron on one mode (docs/theory.md §8 at α = β = u)."""
+    """One tied erf neuron on one mode (docs/theory.md 8 at α = β = u)."""
     q = rho * u**2
     slope = np.sqrt(2.0 / (np.pi * (1.0 + q)))
     return 0.5 * rho - slope * rho * u**2 + u**2 / np.pi * np.arcsin(q / (1.0 + q))
@@ -427,18 +427,18 @@ def test_generators_leave_a_fixed_point_at_rest(name):
     point = fixed_points(problem, start)
     equations = equations_of(problem)
     rows = np.asarray(problem.autoencoder.columns(point.state.rows()))
-    columns, pairs, _ = odeae.stability._turned(equations, rows, np.arange(3))
+    columns, pairs, _ = odeae.analysis.fixed_points._turned(equations, rows, np.arange(3))
     bias = np.asarray(point.state.bias)
-    tangents = odeae.stability._tangents(problem, equations, columns, bias, pairs)
+    tangents = odeae.analysis.fixed_points._tangents(problem, equations, columns, bias, pairs)
     assert len(tangents) == count
-    y, drift = equations.pack(point.state), eqx.filter_jit(odeae.stability._drift)
+    y, drift = equations.pack(point.state), eqx.filter_jit(odeae.analysis.fixed_points._drift)
     for tangent in tangents:
         moved = drift(y + 1e-5 * tangent, equations) - drift(y - 1e-5 * tangent, equations)
         assert_allclose(moved / 2e-5, 0.0, atol=1e-6)
 
 
 def test_no_fixed_point_is_data():
-    """Untied erf has none: its valley falls off to infinite decoders (docs/theory.md §8)."""
+    """Untied erf has none: its valley falls off to infinite decoders (docs/theory.md 8)."""
     problem = odeae.Problem(odeae.Spectrum.spiked([1.0], 1), odeae.Autoencoder(1))
     point = fixed_points(problem, odeae.aligned_state(problem), max_steps=50)
     assert point.status is FixedPointStatus.BUDGET
@@ -471,7 +471,7 @@ def test_beyond_the_quadrature(decoder):
 
 def test_every_end_has_its_status():
     """In this order: what is not finite is not judged further."""
-    status = odeae.stability._status
+    status = odeae.analysis.fixed_points._status
     assert status(False, False, False, True) is FixedPointStatus.NONFINITE
     assert status(True, False, False, True) is FixedPointStatus.UNRESOLVED
     assert status(True, True, True, True) is FixedPointStatus.CONVERGED
@@ -497,7 +497,7 @@ def test_one_several_and_a_leading_axis():
 
 def test_other_numbers_compile_nothing(monkeypatch):
     traced = []
-    drift = odeae.stability.vector_field
+    drift = odeae.analysis.fixed_points.vector_field
 
     def counted(*args):
         traced.append(1)
@@ -510,7 +510,7 @@ def test_other_numbers_compile_nothing(monkeypatch):
         fixed_points(problem, odeae.aligned_state(problem), tol=numbers["tol"])
         return len(traced)
 
-    monkeypatch.setattr(odeae.stability, "vector_field", counted)
+    monkeypatch.setattr(odeae.analysis.fixed_points, "vector_field", counted)
     first = search([1.0, 0.5, 0.2, 0.1], lr=1.0, noise=0.0, tol=1e-10)
     assert search([0.9, 0.8, 0.7, 0.6], lr=0.3, noise=0.1, tol=1e-8) == first > 0
 
@@ -523,13 +523,15 @@ def test_print():
 
 
 def test_eigenvalues_of_what_is_not_symmetric_come_in_order():
-    values = odeae.stability._eigenvalues(block_diag([[0, 2], [-2, 0]], [[-3]], [[1]]), np.ones(4))
+    values = odeae.analysis.fixed_points._eigenvalues(
+        block_diag([[0, 2], [-2, 0]], [[-3]], [[1]]), np.ones(4)
+    )
     assert_allclose(values, [1, 2j, -2j, -3], atol=1e-12)
 
 
 SETUP = """
 import jax, numpy as np, odeae
-from odeae.stability import fixed_points
+from odeae.analysis.fixed_points import fixed_points
 sp = odeae.Spectrum.spiked([1.0, 0.5], 2, 0.0)
 ae = odeae.Autoencoder(1, "linear", tied=True)
 p = odeae.Problem(sp, ae)

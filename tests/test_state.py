@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import odeae
 from odeae import SGD, Autoencoder, Problem, Spectrum, draw_weights, random_state
-from odeae.spectrum import bulk_rows
-from odeae.state import Modes, State, densities
+from odeae.model.spectrum import bulk_rows
+from odeae.model.state import Modes, State, densities
 
 K, D = 2, 30
 RNG = np.random.default_rng(0)

@@ -20,13 +20,13 @@ import pytest
 import xarray
 import zarr
 
-from odeae import store
-from odeae.store import Layout, Variable, open_store
+from odeae.sweeps import store
+from odeae.sweeps.store import Layout, Variable, open_store
 
 # The layout and values of every test, also in the processes that are killed.
 MAKE = '''
 import numpy as np
-from odeae.store import Layout, Variable, open_store
+from odeae.sweeps.store import Layout, Variable, open_store
 
 def layout(lanes=(2, 5), chunk=(1, 2), rates=(0.1, 0.2), **configuration):
     return Layout(
@@ -451,7 +451,7 @@ class Dead(BaseException):
 
 
 class Disk:
-    """`os` as `odeae.store` sees it, which fails at one step and keeps book of what is flushed.
+    """`os` as `odeae.sweeps.store` sees it, which fails at one step and keeps book of what is flushed.
 
     `fail` is called with the number of each step that changes the disk, before that step; with
     `Dead`, all later calls fail, too, so that no tidying up takes place, as after `kill -9`.

@@ -24,10 +24,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-import odeae.lanes
-import odeae.prediction
-import odeae.sweeps as sweeps
-from odeae.fingerprints import fingerprints
+import odeae.sweeps.sweep as sweeps
+import odeae.theory.lanes
+import odeae.theory.predict
+from odeae.sweeps.fingerprints import fingerprints
 
 pytest.importorskip("zarr")
 pytest.importorskip("cloudpickle")
@@ -433,7 +433,7 @@ def test_a_transfer_guard_stops_no_trace():
 
 
 def test_lanes_that_fail_are_marked_and_disturb_no_neighbour(monkeypatch):
-    monkeypatch.setattr(odeae.lanes, "MOST_SLOTS", 4)  # the others wait in the queue
+    monkeypatch.setattr(odeae.theory.lanes, "MOST_SLOTS", 4)  # the others wait in the queue
     lr, std = np.tile([0.5, 1.0, 1.5, 2.0], 4), np.full(16, 0.3)
     well = {"lr": lr, "std": std}
     lr, std = lr.copy(), std.copy()
@@ -670,7 +670,7 @@ import sys
 import numpy as np
 {make}
 import odeae
-from odeae.fingerprints import fingerprints
+from odeae.sweeps.fingerprints import fingerprints
 
 FACTORS = [1.0, {middle}, 1.0, 1.0, 1.0]
 calls, cache = [], {{}}
@@ -769,7 +769,7 @@ def test_a_zipped_sweep_is_stored_too(tmp_path):
 
 def test_lanes_over_their_budget_are_resumed_to_the_same_bits(tmp_path, monkeypatch):
     """They are solved again, each alone, so that neither block nor neighbours matter."""
-    monkeypatch.setattr(odeae.prediction, "EXPLICIT_STEPS", 40)
+    monkeypatch.setattr(odeae.theory.predict, "EXPLICIT_STEPS", 40)
     grid = {"seed": range(3), "lr": [0.2, 0.5, 300.0, 600.0], "kind": ["narrow"]}
     run = functools.partial(odeae.sweep, build, grid, TIMES, save=["T1", "excess"], chunk=4)
     explicit, whole = run(max_steps=40), run()
@@ -793,7 +793,7 @@ def test_lanes_over_their_budget_are_resumed_to_the_same_bits(tmp_path, monkeypa
 KILLED = """
 import sys, time
 {make}
-from odeae import sweeps
+from odeae.sweeps import sweep as sweeps
 compute, blocks, pause = sweeps._compute, int(sys.argv[2]), float(sys.argv[3])
 
 def slowly(plan, i):
@@ -941,7 +941,7 @@ def test_dask_goes_on_when_a_worker_is_killed(tmp_path, uninterrupted, cache):
     pytest.importorskip("distributed")
     from test_workers import ENV, Cluster, _wait_for
 
-    from odeae.workers import dask_pool
+    from odeae.sweeps.workers import dask_pool
 
     for name, value in cache.items():
         ENV.setdefault(name, value)
@@ -964,7 +964,7 @@ def test_dask_goes_on_when_a_worker_is_killed(tmp_path, uninterrupted, cache):
 @pytest.mark.slow
 def test_jobs_of_submitit_compute_the_same(tmp_path, uninterrupted, monkeypatch):
     pytest.importorskip("submitit")
-    from odeae.workers import slurm_pool
+    from odeae.sweeps.workers import slurm_pool
 
     monkeypatch.setenv("PYTHONPATH", ROOT)
     with slurm_pool(tmp_path / "jobs", cluster="local", timeout_min=5) as pool:
@@ -1088,7 +1088,7 @@ def test_nothing_is_computed_or_made_before_all_is_checked(tmp_path, monkeypatch
 MEMORY = """
 import sys
 {make}
-from odeae import sweeps
+from odeae.sweeps import sweep as sweeps
 n, path = int(sys.argv[1]), sys.argv[2]
 compute = sweeps._compute
 

@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 
 import odeae
-from odeae import files, saving
-from odeae.activations import AbstractActivation
-from odeae.rules import AbstractRule
-from odeae.state import OutputOverlaps
+from odeae.averages.activations import AbstractActivation
+from odeae.base import files
+from odeae.model.rules import AbstractRule
+from odeae.model.state import OutputOverlaps
+from odeae.results import saving
 
 DIM = 100
 
@@ -287,7 +288,10 @@ def test_a_file_runs_no_code_and_says_what_it_needs(own, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for name, message in (
         ("harmful:Sanger", "own, harmful:Sanger: import harmful first, or pass it, as load"),
-        ("odeae.rules:Sanger", "had other fields, lr, boosts, weight_decay, schedule: pass it"),
+        (
+            "odeae.model.rules:Sanger",
+            "had other fields, lr, boosts, weight_decay, schedule: pass it",
+        ),
         ("json:Sanger", "json:Sanger, which isn't there"),
         (f"{__name__}:Erf", f"{__name__}:Erf, which isn't there"),  # there, but no rule
     ):

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import odeae
-from odeae import validation
+from odeae.analysis import validation
 
 # A row for each mechanism; other tests hold the drift of every rule against independent routes.
 ROWS = [

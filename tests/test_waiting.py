@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from odeae import waiting
-from odeae.precision import in_float64
+from odeae.base import progress as waiting
+from odeae.base.precision import in_float64
 
 
 class Terminal(io.StringIO):

@@ -9,8 +9,8 @@ import plain
 import pytest
 
 import odeae
-from odeae.checks import save_times
-from odeae.words import explains_arguments
+from odeae.base.checks import save_times
+from odeae.base.messages import explains_arguments
 
 SETUP = """
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
@@ -69,7 +69,7 @@ BAD = {
     "load(b'x.nc')": "`path` must be the name of a file, got b'x.nc'",
     "load('a\\0b')": "`path` must be the name of a file",
     "load('x' * 5000)": r"`path` is too long: 'x+\.\.\.",
-    "odeae.inputs.read_array(1.5)": "`path` must be the name of a file, got 1.5",
+    "odeae.data.inputs.read_array(1.5)": "`path` must be the name of a file, got 1.5",
     "simulate(p, s, [1.0], checkpoint=3)": "`checkpoint` must be the name of a file, got 3",
     "Spectrum([1.0], [1.0], 11)": "`multiplicity` must be a list of whole numbers, got 11",
     "Spectrum([1.0], [1.0], np.array(11))": "`multiplicity` must be a list of whole numbers, got",

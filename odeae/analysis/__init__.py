@@ -1,0 +1,1 @@
+"""What reads curves and states: comparisons, plateaus, fixed points, power laws."""

@@ -1,0 +1,349 @@
+"""Plateaus of a learning curve: when they start and end, how high they are, which PCA level it is.
+
+Sequential learning, one principal component after the other, is a staircase: on plateau k the
+network reconstructs k components, so the error stands at the PCA error of rank k plus a residual
+(docs/theory.md 6 to 8).
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from odeae.base.checks import whole
+from odeae.base.messages import shortened
+from odeae.base.precision import is_traced
+from odeae.plotting.curves import _COLOURS, _axes, _draw_levels, _log
+from odeae.results.trajectory import Status, Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# In units of the staircase: the next rank would take a factor e² of time or more.
+_FLAT = 0.5
+# One plateau spans at most this part of the way from rank to rank, or it is a slope.
+_SPAN = 0.5
+# A short plateau must be left faster, per time, than the error falls on it, by this factor; one
+# that is longer than this in x is one however it is left.
+_ESCAPE = 1.5
+_LONG = 1.0
+# Slopes are taken over this much of x on either side; drops, however fast, take several times that.
+_WINDOW = 0.05
+# Levels closer than this many jitters of the curve, or than rounding of the first, count as one.
+_JITTERS = 10.0
+_ROUNDING = 1e-15
+
+
+class Plateau(NamedTuple):
+    """One plateau of a learning curve.
+
+    `start`, `end`: times (steps/D) at which the curve becomes flat and stops being flat; `end` is
+    infinite if the curve never leaves it, which is what `left` says. `height`: the error at the
+    slowest moment, closest to a fixed point (de/dt = −|∇e|² at unit rates). `rank`: k
+    of the PCA error that is nearest (in units of the gaps between them), `pca_error`: that error;
+    with `noise`, when the curve is the error on corrupted inputs, that of the best linear map of
+    rank k, ½ Σ_{i≤k} ρ̃ε/(ρ̃ + ε) + ½ Σ_{i>k} ρ̃ with ε = s²/D (docs/theory.md 7). `residual` =
+    height − pca_error: what the non-linearity, the bulk and the decay add to it.
+    `escape_time`: when the curve has fallen from `height` by half the gap between the PCA errors of
+    rank k and k + 1; infinite if it never does, and on the last level.
+    """
+
+    start: float
+    end: float
+    height: float
+    rank: int
+    pca_error: float
+    residual: float
+    escape_time: float
+    left: bool
+
+    def __repr__(self):
+        height = f"{self.height:.6g} = {self.pca_error:.6g} {self.residual:+.3g}"
+        fate = f"escape at t = {self.escape_time:.4g}" if self.left else "never left"
+        return f"Plateau(rank {self.rank}, t = {self.start:.4g} … {self.end:.4g}, {height}, {fate})"
+
+
+def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau, ...]:
+    """Find the plateaus of a learning curve, from the first to the last.
+
+    `trajectory`: one curve, from `predict`; of a simulation, an ensemble or lanes, `which` is the
+    run, member or lane. A curve that stopped early is taken as far as it goes. Saved times need not
+    be evenly spaced, but must be dense enough to show a drop as one: some 50 per decade.
+
+    The error is read as a height r in ranks, r = k at the PCA error of rank k (k = 0 … K) and
+    linear between, and time as x = ln(1 + t |dr/dt|_max). A plateau is a stretch with
+    |dr/dx| < 1/2 that covers less than half a rank (where it covers more, its flatter parts, with
+    1/2 halved as often as it takes), and after which the curve falls faster, or which lasts longer
+    than one unit of x: a fall that slows down passes levels, too. Both scales are the curve's own:
+    nothing is to be tuned. Stretches of one rank that a wiggle parts are one.
+    Components of the same eigenvalue are learnt in one drop, so ranks may be skipped. Levels closer
+    than ten times the curve's mean jitter below them count as one, of the smallest rank.
+
+    Raises `ValueError` for fewer than three times that were reached, for several curves without
+    `which`, and under jit, vmap and grad.
+    """
+    times, error, levels, _ = _one_curve(trajectory, which)
+    ranks, distinct = _distinct(levels, error)
+    r = _in_ranks(error, distinct)
+    x = np.log1p(times * _fastest(times, r))
+    rate, stretches = _rate(times, error, x), _stretches(x, r)
+    kept = [
+        (a, b)
+        for i, (a, b) in enumerate(stretches)
+        if x[b] - x[a] > _LONG or _is_left_faster(rate, stretches, i)
+    ]
+    return tuple(_plateau(times, error, rate, a, b, ranks, distinct) for a, b in kept)
+
+
+def _one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Times and errors as far as reached, levels of rank 0 … K, whether of noisy inputs."""
+    if not isinstance(trajectory, Trajectory):
+        raise ValueError(
+            f"`trajectory` must be an odeae Trajectory, got {type(trajectory).__name__}"
+        )
+    if is_traced(trajectory):
+        raise ValueError("`trajectory` must be concrete: plateaus are found outside jit and vmap")
+    batch = trajectory.error.shape[:-1]
+    name = trajectory._batch_name
+    if len(batch) > 1:
+        raise ValueError(f"`trajectory` must have one leading axis at most, got shape {batch}")
+    if not batch and which is not None:
+        raise ValueError(f"`which` must be None for a single curve, got {shortened(which)}")
+    if batch and which is None:
+        raise ValueError(
+            f"`trajectory` holds {batch[0]} curves; choose a {name}, which=0 to {batch[0] - 1}"
+        )
+    at = () if not batch else (whole("which", which, at_least=0, at_most=batch[0] - 1),)
+
+    def own(values: Any, ndim: int) -> np.ndarray:
+        values = np.asarray(values)
+        return values[at] if values.ndim > ndim else values
+
+    times, error = own(trajectory.times, 1), own(trajectory.error, 1)
+    hidden = trajectory.problem.autoencoder.hidden
+    spectrum = trajectory.problem.spectrum
+    levels = own(spectrum.pca_errors(hidden), 1)
+    noise = own(trajectory.problem.noise, 0)
+    if noise > 0.0:
+        levels = _with_noise(levels, noise / spectrum.dim)
+    reached = int(np.sum(np.cumprod(np.isfinite(error))))
+    if reached < 3:
+        status = Status(int(own(trajectory.status, 0)))
+        how = (
+            f"the curve {status.message(float(own(trajectory.stop_time, 0)))}"
+            if status
+            else "save more"
+        )
+        raise ValueError(f"`trajectory` must have reached at least 3 times, got {reached}; {how}")
+    return times[:reached], error[:reached], levels, bool(noise > 0.0)
+
+
+def _with_noise(levels: np.ndarray, noise: Any) -> np.ndarray:
+    """Levels of linear maps on inputs corrupted at ε = s²/D: mode i gains ½ρ̃²/(ρ̃ + ε), not ½ρ̃."""
+    gaps = levels[:-1] - levels[1:]
+    gain = gaps * 2.0 * gaps / (2.0 * gaps + noise)
+    return levels[0] - np.concatenate([[0.0], np.cumsum(gain)])
+
+
+def _distinct(levels: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks whose levels the curve can tell from the one before, and these levels.
+
+    What a curve jitters by once it is below the middle of a gap must be small against that gap: a
+    curve of the theory shows gaps down to rounding, one of SGD only those above its own noise.
+    """
+    jitter = np.abs(np.diff(error, 2)) * (np.diff(error)[1:] * np.diff(error)[:-1] < 0.0)
+    ranks = [0]
+    for rank in range(1, len(levels)):
+        gap = levels[ranks[-1]] - levels[rank]
+        below = np.cumsum(error[1:-1] < levels[ranks[-1]] - 0.5 * gap) > 0
+        noise = jitter[below].mean() if below.any() else 0.0
+        if gap > _JITTERS * noise + _ROUNDING * levels[0]:
+            ranks.append(rank)
+    if len(ranks) == 1:  # nothing but noise: the staircase as a whole remains
+        ranks.append(int(np.argmin(levels)))
+    return np.array(ranks), levels[ranks]
+
+
+def _in_ranks(error: np.ndarray, distinct: np.ndarray) -> np.ndarray:
+    """Height in ranks: i at level i, linear between, and beyond the ends as in the last gap."""
+    rising, places = distinct[::-1], np.arange(len(distinct))[::-1]
+    r = np.interp(error, rising, places.astype(float))
+    above, below = distinct[0] - error, distinct[-1] - error
+    r = np.where(above < 0, above / (distinct[0] - distinct[1]), r)
+    return np.where(below > 0, places[0] + below / (distinct[-2] - distinct[-1]), r)
+
+
+def _fastest(times: np.ndarray, r: np.ndarray) -> float:
+    """The curve's own unit of time: its largest |dr/dt|, any if it never moves."""
+    fastest = float(np.max(np.abs(np.diff(r) / np.diff(times))))
+    return fastest if fastest > 0.0 else 1.0 / times[-1]
+
+
+def _runs(flat: np.ndarray) -> np.ndarray:
+    """First and last index of each run of true values, (runs, 2)."""
+    edges = np.diff(np.concatenate([[0], flat.astype(int), [0]]))
+    return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1], axis=1)
+
+
+def _slope(x: np.ndarray, r: np.ndarray) -> np.ndarray:
+    low, high = np.maximum(x - _WINDOW, x[0]), np.minimum(x + _WINDOW, x[-1])
+    return np.abs(np.interp(high, x, r) - np.interp(low, x, r)) / (high - low)
+
+
+def _stretches(x: np.ndarray, r: np.ndarray) -> list[tuple[int, int]]:
+    """First and last index of each flat stretch, in order."""
+    slope = _slope(x, r)
+
+    def within(first: int, last: int, limit: float) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        for a, b in _runs(slope[first : last + 1] < limit) + first:
+            if found and np.ptp(r[found[-1][0] : b + 1]) < _SPAN:
+                a = found.pop()[0]  # what parts them is a wiggle, an overshoot or noise
+            found.append((int(a), int(b)))
+        kept = []
+        for a, b in found:
+            steep = np.ptp(r[a : b + 1]) > _SPAN
+            if steep and limit > 1e-3 * _FLAT:  # below, it's noise as fast as it was saved
+                kept += within(a, b, 0.5 * limit)
+            elif not steep and b > a:
+                kept.append((a, b))
+        return kept
+
+    found = within(0, len(x) - 1, _FLAT)
+    if found and x[-1] - x[found[-1][1]] < 2.0 * _WINDOW and np.ptp(r[found[-1][0] :]) < _SPAN:
+        found[-1] = found[-1][0], len(x) - 1  # too close to the end to tell a fall from noise
+    return found
+
+
+def _rate(times: np.ndarray, error: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Way per time that the error goes, up and down, around each time."""
+    way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(error)))])
+    low, high = np.maximum(x - _WINDOW, x[0]), np.minimum(x + _WINDOW, x[-1])
+    path = np.interp(high, x, way) - np.interp(low, x, way)
+    return path / (np.interp(high, x, times) - np.interp(low, x, times))
+
+
+def _is_left_faster(rate: np.ndarray, stretches: list[tuple[int, int]], i: int) -> bool:
+    """Whether a stretch ends by an escape: a descent that only slows down passes levels as well."""
+    a, b = stretches[i]
+    if b == len(rate) - 1:
+        return True
+    until = stretches[i + 1][0] if i + 1 < len(stretches) else len(rate)
+    return bool(rate[b : until + 1].max() > _ESCAPE * rate[a : b + 1].min())
+
+
+def _plateau(times, error, rate, a: int, b: int, ranks, distinct) -> Plateau:
+    """What there is to say of the flat stretch from index a to b."""
+    slowest = a + int(np.argmin(rate[a : b + 1]))
+    height = float(error[slowest])
+    place = round(float(np.clip(_in_ranks(np.array(height), distinct), 0, len(distinct) - 1)))
+    left, escape = b < len(times) - 1, np.inf
+    if place < len(distinct) - 1:
+        low = height - 0.5 * (distinct[place] - distinct[place + 1])
+        after = np.flatnonzero(error[slowest:] <= low) + slowest
+        if len(after):
+            i = after[0]
+            part = (error[i - 1] - low) / (error[i - 1] - error[i])
+            escape = float(times[i - 1] + part * (times[i] - times[i - 1]))
+    level = float(distinct[place])
+    end = float(times[b]) if left else np.inf
+    return Plateau(
+        float(times[a]), end, height, int(ranks[place]), level, height - level, escape, left
+    )
+
+
+def plot_plateaus(
+    trajectory: Trajectory, ax: Any = None, which: int | None = None, labels: bool = True
+) -> "Axes":
+    """Draw sequential learning: the curve, its plateaus shaded, the PCA levels named by rank.
+
+    The error above the PCA error of rank K against time. Each plateau is labelled with its rank,
+    its level (as drawn, above that of rank K) and its residual, each escape with its time (dotted).
+    `which`: the run, member or lane. `labels`: whether to write them. A label without room is left
+    out; `odeae.plateaus` has the numbers. Returns the Axes. Raises the errors of `odeae.plateaus`.
+    """
+    found = plateaus(trajectory, which)
+    times, error, levels, noisy = _one_curve(trajectory, which)
+    ax = _axes(ax, figsize=(7.2, 4.6))
+    excess, rungs = error - levels[-1], levels - levels[-1]
+    curve = ax.plot(times, excess, color=_COLOURS[0], lw=1.8, zorder=3)[0]
+    _limits(ax, times, excess, rungs)
+    _draw_levels(ax, [(level, rank, None) for rank, level in enumerate(rungs)])
+    left, right = ax.get_xlim()
+    for i, plateau in enumerate(found):
+        span = (max(plateau.start, left), min(plateau.end, right))
+        ax.axvspan(*span, color=_COLOURS[i % 4], alpha=0.13, lw=0, zorder=0)
+        if left < plateau.escape_time < right:
+            ax.axvline(plateau.escape_time, color="0.4", lw=0.9, ls=":", zorder=1)
+    ax.set_xlabel("time  t = steps / D")
+    what = "that of the best linear map" if noisy else "the PCA error"
+    ax.set_ylabel(f"error above {what} of rank {len(levels) - 1}")
+    if labels:
+        _write(ax, curve, found, levels[-1])
+    return ax
+
+
+def _limits(ax: Any, times: np.ndarray, excess: np.ndarray, rungs: np.ndarray) -> None:
+    """Logarithmic axes where there is something to see on them."""
+    first = times[times > 0][0]
+    if times[-1] > 20.0 * first:
+        _log(ax, "x")
+        times, excess = times[times >= first], excess[times >= first]
+    ax.set_xlim(times[0], times[-1])
+    top, bottom = max(excess.max(), rungs[0]), excess.min()
+    # Power laws are shown to their end; a linear network's excess falls exponentially, without one.
+    floor = 0.02 * rungs[rungs > 1e-4 * rungs[0]][-1]
+    below = times[excess < floor]
+    slow = len(below) > 0 and times[-1] > 100.0 * below[0] and bottom > 1e-10 * top
+    shown = bottom if slow else max(bottom, floor)
+    if top > 20.0 * shown:
+        _log(ax, "y")
+        ax.set_ylim(shown * (shown / top) ** 0.12, top * (top / shown) ** 0.12)
+    else:
+        margin = 0.12 * (top - bottom)
+        ax.set_ylim(bottom - margin, top + margin)
+
+
+def _write(ax: Any, curve: Any, found: tuple[Plateau, ...], floor: float) -> None:
+    """Ranks and heights over the plateaus, times beside the escapes, wherever there is room."""
+    from matplotlib.path import Path
+
+    ax.figure.draw_without_rendering()  # constrained layout moves the axes before they are measured
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    inside, taken = ax.get_window_extent(), []
+    points = np.clip(curve.get_xydata(), (left, low), (right, high))
+    points = ax.transData.transform(points)
+
+    def place(text: str, at: tuple, **style: Any) -> None:
+        label = ax.annotate(text, at, textcoords="offset points", fontsize=7.5, **style)
+        if label.get_va() == "baseline":  # to be lifted above the curve
+            box = label.get_window_extent()
+            under = (points[:, 0] >= box.x0 - 4) & (points[:, 0] <= box.x1)
+            lift = points[under, 1].max(initial=box.y0) - box.y0
+            label.xyann = (3, 6 + 72.0 * lift / ax.figure.dpi)
+        box = label.get_window_extent()
+        fits = np.all(inside.min <= box.min) and np.all(box.max <= inside.max)
+        hit = any(box.overlaps(other) for other in taken)
+        if not fits or hit or Path(points).intersects_bbox(box, filled=False):
+            label.remove()
+        else:
+            taken.append(box)
+
+    for plateau in found:
+        text = f"rank {plateau.rank}\n{plateau.pca_error - floor:.4g}"
+        if abs(plateau.residual) > 1e-7 * plateau.pca_error:
+            text += f" {'+' if plateau.residual > 0 else '−'} {abs(plateau.residual):.2g}"
+        at = (max(plateau.start, left), max(plateau.height - floor, low))
+        place(text, at, xytext=(3, 4), va="baseline")
+    for plateau in found:
+        if left < plateau.escape_time < right:
+            style = {"rotation": 90, "ha": "right", "va": "bottom", "color": "0.3"}
+            text = f"escape t = {plateau.escape_time:.4g}"
+            at = (plateau.escape_time, 0.0)  # of the axes' height, which may be changed later
+            place(
+                text,
+                at,
+                xytext=(-2, 4),
+                xycoords=ax.get_xaxis_transform(),
+                annotation_clip=True,
+                **style,
+            )

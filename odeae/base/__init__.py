@@ -1,0 +1,1 @@
+"""What knows no physics: numbers in double precision, checks, messages, files, compiling."""

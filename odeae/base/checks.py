@@ -1,0 +1,258 @@
+"""Messages for people: what was expected of an argument, what was got, what to do."""
+
+import dataclasses
+import operator
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from odeae.base.messages import shortened
+from odeae.base.precision import Real, as_float, is_traced
+
+
+def scalar(
+    name: str, value: Any, *, above: float | None = None, at_least: float | None = None
+) -> Real:
+    """Return `value` as a finite float64 scalar within its bound; a tracer passes unchecked."""
+    number = array(name, value, ())
+    if is_traced(number):
+        return number
+    if above is not None and not number > above:
+        want = "positive" if above == 0 else f"above {above:g}"
+        raise ValueError(f"`{name}` must be {want}, got {float(number):g}")
+    if at_least is not None and not number >= at_least:
+        want = "zero or positive" if at_least == 0 else f"at least {at_least:g}"
+        raise ValueError(f"`{name}` must be {want}, got {float(number):g}")
+    return number
+
+
+def array(name: str, value: Any, shape: tuple[int | None, ...]) -> Real:
+    """Return `value` as a finite float64 array of `shape` (None: any size)."""
+    values = numbers(name, value)
+    fits = len(values.shape) == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, values.shape, strict=True)
+    )
+    if not fits:
+        words = {(): "a single number", (None,): "a list of numbers", (None, None): "a matrix"}
+        want = f"be {words[shape]}" if shape in words else f"have shape {_shape(shape)}"
+        got = "a single number" if values.shape == () else f"shape {_shape(values.shape)}"
+        raise ValueError(f"`{name}` must {want}, got {got}")
+    if not is_traced(values):
+        finite(name, values)
+    return values
+
+
+def numbers(name: str, value: Any) -> Real:
+    """Return `value` as a float64 array of any shape; text and complex numbers are refused."""
+    if is_traced(value):
+        return as_float(value)
+    if value is None:
+        raise ValueError(f"`{name}` must be given, got None")
+    if hasattr(value, "toarray"):
+        raise ValueError(f"`{name}` must be dense, got a sparse matrix: pass its .toarray()")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        hidden = np.argwhere(np.ma.getmaskarray(value))
+        raise ValueError(
+            f"`{name}` must have all its values, got a masked entry at "
+            f"{_shape(tuple(int(i) for i in hidden[0]))} ({len(hidden)} in all): fill or drop them"
+        )
+    try:
+        if np.asarray(value).dtype.kind in "cSUmM":
+            raise TypeError
+        return as_float(value)
+    except OverflowError as error:
+        raise ValueError(
+            f"`{name}` must be within the numbers of double precision, up to 1.8e308, got "
+            f"{shortened(value)}"
+        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        path = isinstance(value, str) and value.rpartition(".")[2].isalpha() and "." in value
+        hint = "; read the file first, as by numpy.load" if path else ""
+        hint = "; pass its .detach().cpu().numpy()" if hasattr(value, "detach") else hint
+        raise ValueError(
+            f"`{name}` must hold real numbers, got {shortened(value)}{hint}"
+        ) from error
+
+
+def broadcast(**values: Real) -> list[Real]:
+    """Return arrays, given by their names, of the one shape that they broadcast to."""
+    try:
+        shape = np.broadcast_shapes(*(value.shape for value in values.values()))
+    except ValueError as error:
+        shapes = ", ".join(f"`{name}` {value.shape}" for name, value in values.items())
+        raise ValueError(f"shapes must broadcast to one, got {shapes}") from error
+    return [jax.numpy.broadcast_to(value, shape) for value in values.values()]
+
+
+def covariance(name: str, value: Any) -> Real:
+    """Return `value` as a square matrix that can be a covariance, pair by pair, to rounding."""
+    matrix = array(name, value, (None, None))
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"`{name}` must be square, got shape {_shape(matrix.shape)}")
+    if is_traced(matrix):
+        return matrix
+    q = np.diagonal(matrix)
+    if np.any(q < 0):
+        k = int(np.argmin(q))
+        raise ValueError(f"`{name}` must have variances ≥ 0, got {q[k]:g} at ({k}, {k})")
+    size = np.outer(np.sqrt(q), np.sqrt(q))
+    for what, bad in (
+        ("be symmetric", np.abs(matrix - matrix.T) > 1e-10 * size),
+        ("have correlations within [−1, 1]", np.abs(matrix) > (1.0 + 1e-10) * size),
+    ):
+        if np.any(bad):
+            i, j = (int(n) for n in np.argwhere(bad)[0])
+            raise ValueError(
+                f"`{name}` must {what}, got {matrix[i, j]:g} at ({i}, {j}) and {matrix[j, i]:g} at "
+                f"({j}, {i}) with variances {q[i]:g} and {q[j]:g}"
+            )
+    return matrix
+
+
+def finite(name: str, values: Real) -> None:
+    """Raise `ValueError` at the first entry of a concrete array that is NaN or infinite."""
+    bad = ~np.isfinite(values)
+    if not np.any(bad):
+        return
+    where = np.argwhere(bad)[0]
+    index = int(where[0]) if len(where) == 1 else _shape(tuple(int(i) for i in where))
+    place = f" at index {index}" if len(where) else ""
+    raise ValueError(
+        f"`{name}` must be finite, got {values[tuple(where)]}{place}"
+        + (f" ({int(np.sum(bad))} such entries)" if np.sum(bad) > 1 else "")
+    )
+
+
+def whole(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1) -> int:
+    """Return `value` as an int within its bounds (by default those of an int64); 1e9 is one."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = int(value) if isinstance(value, float) and value.is_integer() else None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be a whole number, got {shortened(value)}")
+    if number < at_least:
+        raise ValueError(f"`{name}` must be at least {at_least}, got {shortened(number)}")
+    if number > at_most:
+        raise ValueError(f"`{name}` must be at most {at_most}, got {shortened(number)}")
+    return number
+
+
+def wholes(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1) -> list[int]:
+    """Return `value`, whatever can be gone through, as a list of ints within their bounds."""
+    plain = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    if not plain or getattr(value, "ndim", 1) == 0:
+        raise ValueError(f"`{name}` must be a list of whole numbers, got {shortened(value)}")
+    return [whole(name, one, at_least=at_least, at_most=at_most) for one in value]
+
+
+def grain_of(*values: Any) -> float:
+    """Relative rounding of the numbers as they were given, of the coarsest of them.
+
+    That of float64 for integers, tracers and what is no array of numbers.
+    """
+    coarsest = float(np.finfo(float).eps)
+    for value in values:
+        try:
+            kind = np.dtype(float) if is_traced(value) else np.asarray(value).dtype
+        except (TypeError, ValueError, RuntimeError):
+            continue  # what they are is said by those who read them
+        if jax.numpy.issubdtype(kind, np.floating):  # NumPy doesn't know bfloat16 for one
+            coarsest = max(coarsest, float(jax.numpy.finfo(kind).eps))
+    return coarsest
+
+
+def close(a: Real, b: Real, grain: float = 0.0) -> bool:
+    """Whether two arrays agree to 1e-9 of their largest entry, which turning a basis may cost.
+
+    `grain`: their `grain_of` as they were given; where it is coarser, ten times that is allowed.
+    """
+    bound = max(1e-9, 10.0 * grain)
+    return bool(np.all(np.abs(a - b) <= bound * np.max(np.abs(b), initial=0.0)))
+
+
+def flag(name: str, value: Any, hint: str | None = None) -> bool:
+    """Return `value` as a bool, which it must be: 0.5 or "no" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        hint = f"; {hint}" if hint else ""
+        raise ValueError(f"`{name}` must be True or False, got {shortened(value)}{hint}")
+    return bool(value)
+
+
+def raised(error: Exception) -> str:
+    """What came of it when JAX called a user's function, in one line, and what to do about it."""
+    name, line = type(error).__name__, (str(error).splitlines() or [""])[0]
+    unknown = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+    if isinstance(error, unknown):
+        return f"calling it raised {name}: write it with jax.numpy, jnp.where instead of `if`"
+    return f"calling it raised {name}{': ' if line else ''}{line}"
+
+
+# A solver's first steps are tiny parts of the last time. XLA takes numbers below 2.2e-308 for 0,
+# and a step of 0 makes NaN.
+_SHORTEST = 1e-290
+
+
+def save_times(times: Any) -> Real:
+    """Return increasing, non-negative, finite times (steps/D) as a float64 array (T,)."""
+    if np.ndim(times) == 0 and not is_traced(times) and isinstance(times, int | float | np.number):
+        times = scalar("times", times)
+        raise ValueError(
+            f"`times` must be a list of times (steps/D), got the number {times:g}; write "
+            f"np.linspace(0, {times:g}, 101), or odeae.log_times({times:g}) for a logarithmic axis"
+        )
+    values = array("times", times, (None,))
+    if values.size == 0:
+        raise ValueError("`times` must hold at least one time (steps/D), got an empty list")
+    if is_traced(values):
+        return values
+    if values[0] < 0:
+        raise ValueError(f"`times` must not be negative, got {values[0]:g} at index 0")
+    if 0 < values[-1] < _SHORTEST:
+        raise ValueError(
+            f"`times` must end at {_SHORTEST:g} at least (or at 0), got {values[-1]:g}: the steps "
+            "of a solver would be below the smallest numbers of double precision"
+        )
+    step = np.diff(values)
+    if np.any(step <= 0):
+        i = int(np.argmax(step <= 0))
+        raise ValueError(
+            f"`times` must increase, got {values[i + 1]:g} after {values[i]:g} at index {i + 1}"
+        )
+    return values
+
+
+# Frames of these stand between a user's line and ours: wrappers of classes and functions.
+_NOT_THE_USER = {"odeae", "equinox", "jaxtyping", "beartype", "jax", "contextlib", "functools"}
+
+
+def warn(message: str, kind: type[Warning] = UserWarning) -> None:
+    """Give a warning that points at the line outside odeae which led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USER:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, kind, stacklevel=level)
+
+
+def described(self: Any) -> str:
+    """Class(name=value, …) of a dataclass, single numbers as such and not as arrays: a __repr__."""
+    fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+    return f"{type(self).__name__}({', '.join(f'{n}={shown(x)}' for n, x in fields)})"
+
+
+def shown(x: Any) -> str:
+    """A value of a field for people: single numbers as such, of arrays the shape."""
+    if is_traced(x):
+        return "traced"
+    if not hasattr(x, "shape"):
+        return repr(x)
+    return f"array of shape {_shape(x.shape)}" if x.shape or not hasattr(x, "item") else f"{x:g}"
+
+
+def _shape(shape) -> str:
+    sizes = ["any" if n is None else str(n) for n in shape]
+    return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"

@@ -1,0 +1,91 @@
+"""Networks, rules and problems in a few words, for reprs and titles."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import numpy as np
+
+from odeae.averages.activations import CLOSED_FORMS, NAMED_FUNCTIONS, AbstractActivation, Quadrature
+from odeae.base.checks import shown
+from odeae.base.precision import is_known
+from odeae.model.autoencoder import Autoencoder
+from odeae.model.rules import SGD, AbstractRule
+from odeae.model.schedules import FunctionSchedule
+
+if TYPE_CHECKING:
+    from odeae.model.problem import Problem
+
+
+def activation_name(activation: AbstractActivation) -> str:
+    """Name of an activation: erf, tanh, "own function" or that of the user's class."""
+    if isinstance(activation, Quadrature):
+        return next((n for n, f in NAMED_FUNCTIONS.items() if f is activation.fn), "own function")
+    own = type(activation).__name__
+    return next((n for n, kind in CLOSED_FORMS.items() if type(activation) is kind), own)
+
+
+def describe_network(network: Autoencoder) -> str:
+    """A network in a few words: erf, K=3, tied, biases."""
+    extra = [
+        text
+        for text, there in (
+            ("tied", network.tied),
+            (f"gain {_short(network.gain)}", _differs(network.gain, 1.0)),
+            ("biases", network.bias),
+            ("output bias", network.output_bias),
+        )
+        if there
+    ]
+    return ", ".join([activation_name(network.activation), f"K={network.hidden}", *extra])
+
+
+def describe_rule(problem: "Problem") -> str:
+    """A rule in a few words: truncated SGD, denoising."""
+    text = ", ".join([_kind(problem.rule), *_schedule(problem.rule)])
+    if _differs(problem.noise, 0.0):
+        text += f", noise {_short(problem.noise)}"
+    return text
+
+
+def describe_problem(problem: "Problem") -> dict[str, str]:
+    """What a problem consists of, in a few words each; of a rule all that was set."""
+    rule = problem.rule
+    known = ("truncated", "gradient", "schedule") if isinstance(rule, SGD) else ("schedule",)
+    values = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}
+    numbers = [
+        f"{name} {_short(value)}"
+        for name, value in values.items()
+        if name not in known and value is not None and (name == "lr" or _differs(value, 0.0))
+    ]
+    return {
+        "spectrum": str(problem.spectrum).removeprefix("Spectrum(").removesuffix(")"),
+        "network": describe_network(problem.autoencoder),
+        "rule": ", ".join([_kind(rule), *numbers, *_schedule(rule)]),
+        "noise": _short(problem.noise),
+    }
+
+
+def _kind(rule: AbstractRule) -> str:
+    name = type(rule).__name__
+    if not isinstance(rule, SGD):
+        return name
+    path = "" if rule.gradient == "full" else f" ({rule.gradient} only)"
+    return ("truncated SGD" if rule.truncated else name) + path
+
+
+def _schedule(rule: AbstractRule) -> list[str]:
+    if rule.schedule is None:
+        return []
+    if isinstance(rule.schedule, FunctionSchedule) or not isinstance(rule.schedule, eqx.Module):
+        return ["own schedule"]
+    return [type(rule.schedule).__name__.removesuffix("Schedule").lower() + " schedule"]
+
+
+def _differs(value: Any, default: float) -> bool:
+    """Whether a number, or that of any lane, is another than `default`; what is traced may be."""
+    return not is_known(value) or bool(np.any(np.asarray(value) != default))
+
+
+def _short(value: Any) -> str:
+    return "of each lane" if is_known(value) and np.ndim(value) else shown(value)

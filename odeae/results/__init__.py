@@ -1,0 +1,1 @@
+"""What every computation returns: the Trajectory, its tables and files."""

@@ -1,0 +1,421 @@
+"""`Trajectory`: what theory and simulation return, and how it prints."""
+
+import enum
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from odeae.averages.special import safe_sqrt
+from odeae.base.checks import scalar, whole
+from odeae.base.messages import counted, html_table
+from odeae.base.precision import Real, in_float64, is_known, is_traced
+from odeae.model.autoencoder import Weights
+from odeae.model.descriptions import describe_network, describe_rule
+from odeae.model.problem import Problem
+from odeae.model.rules import generalisation_error
+from odeae.model.state import (
+    Components,
+    Densities,
+    OrderParameters,
+    State,
+)
+
+if TYPE_CHECKING:
+    import xarray
+
+
+ENSEMBLE = "theory, ensemble"
+
+
+class Status(enum.IntEnum):
+    """How a solve ended; the curve is NaN after `stop_time` unless OK."""
+
+    OK = 0
+    DIVERGED = 1
+    BUDGET = 2
+    UNRESOLVED = 3
+    REGROWN = 4
+
+    def message(self, stop_time: float) -> str:
+        """One line for people, with the remedy."""
+        if self is Status.OK:
+            return "ok"
+        cause = {
+            Status.DIVERGED: "diverged; weights grew beyond 1e50, or their rates of change are no "
+            "numbers: check the rates and the initial state",
+            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`, "
+            "or, under jit, vmap or grad, solver=odeae.Rodas4() for long times",
+            Status.UNRESOLVED: "left the range of field variances that the Quadrature resolves; "
+            "construct it with a larger `q_max`",
+            Status.REGROWN: "a mode that had decayed below the smallest number of double precision "
+            "would grow again; end before, or start from smaller weights",
+        }[self]
+        return f"stopped at t={stop_time:.4g}: {cause}"
+
+
+class Checkpoint(eqx.Module):
+    """Where simulated runs stand: weights (runs, K, D), steps done, seed, kind of inputs.
+
+    Pass it to `simulate(..., weights=...)` to go on exactly as if the runs had not been stopped.
+    The weights are in the eigenbasis for Gaussian inputs; for real inputs in input space, because
+    an eigenbasis that is computed again may have other signs. `about`: what the runs belong to,
+    as JSON: their problem and data in few numbers, by which `simulate` knows them again.
+    """
+
+    weights: Weights
+    step: int = eqx.field(static=True)
+    seed: int = eqx.field(static=True)
+    source: str = eqx.field(static=True)
+    about: str = eqx.field(static=True, default="{}")
+
+    def __repr__(self):
+        runs, hidden, dim = np.shape(self.weights.decoder)
+        return (
+            f"Checkpoint({counted(runs, 'run')} of {self.source}, K={hidden}, D={dim}, after "
+            f"{counted(self.step, 'step')}, seed {self.seed})"
+        )
+
+
+class PrincipalOverlaps(eqx.Module):
+    """Where the neurons point, in principal components 1, 2, … (the spikes by falling eigenvalue).
+
+    `encoder`, `decoder` (…, T, K, n): cosine of w_k and v_k with component i, 0 for weights that
+    vanish. `encoder_within`, `decoder_within`: the same for the part of w_k and v_k within the span
+    of these n components. `subspace_encoder`, `subspace_decoder` (…, T): share of the first
+    r = min(K, n) components that the weights of all neurons span, tr(P_weights P_components)/r
+    (not differentiable where their Gram matrix is degenerate).
+    """
+
+    encoder: Float[Real, "*batch times hidden components"]
+    decoder: Float[Real, "*batch times hidden components"]
+    encoder_within: Float[Real, "*batch times hidden components"]
+    decoder_within: Float[Real, "*batch times hidden components"]
+    subspace_encoder: Float[Real, "*batch times"]
+    subspace_decoder: Float[Real, "*batch times"]
+
+
+def _cosines(rows, squares):
+    norm = safe_sqrt(squares)[..., None]
+    return jnp.where(norm == 0, 0.0, rows / jnp.where(norm == 0, 1.0, norm))
+
+
+def _share(rows, gram):
+    """Share of the first r components within the span of vectors with this Gram matrix."""
+    rank = min(rows.shape[-2:])
+    values, vectors = jnp.linalg.eigh(gram)
+    kept = values > 1e-12 * values[..., -1:]
+    along = jnp.swapaxes(vectors, -1, -2) @ rows[..., :rank]
+    inverse = jnp.where(kept, 1.0 / jnp.where(kept, values, 1.0), 0.0)
+    return jnp.sum(inverse[..., None] * along**2, axis=(-2, -1)) / rank
+
+
+@eqx.filter_jit
+def _clean_errors(network, total, bias, noise, trace):
+    """Error of each set of order parameters without the noise in the fields."""
+
+    def one(total, bias, noise, trace):
+        total = eqx.tree_at(lambda part: part.Q1, total, total.Q1 - noise * total.Q0)
+        return generalisation_error(network, total, bias, trace)
+
+    return jax.vmap(one)(total, bias, noise, trace)
+
+
+class Trajectory(eqx.Module):
+    """A learning curve with its order parameters, from `predict` or `simulate`.
+
+    Shapes are those of one curve; runs of a simulation (and lanes under `jax.vmap`) lead with
+    their own axis everywhere but in `times`.
+
+    `times` (T,): steps/D. `error` (T,): generalisation error ‖x − x̂‖²/(2D), averaged over
+    Gaussian x. `order_parameters`: split into spikes and bulk, each (T, K, K). `bias` (T, K).
+    `test_error` (T,): the same error on held-out samples (simulation). Where the problem has
+    `noise`, both are on corrupted inputs, which is what SGD descends, and `error_clean` on clean
+    ones. `densities`: on request. `components`: rows along the leading spikes, from which
+    `overlaps` makes cosines.
+    `status`: a `Status` value, `stop_time`: the time that was reached. `weights`: what a
+    simulation ended with, to be resumed. `initial`: the state it started from, if any; `final`: the
+    one that theory ended in, at `stop_time`. `source`: "theory", "theory, ensemble" or what the
+    inputs of the simulation were. `settings`: how it was computed, as JSON. `above_pca`: `excess`
+    of theory.
+    """
+
+    times: Float[Real, " times"]
+    error: Float[Real, "*batch times"]
+    order_parameters: OrderParameters
+    bias: Float[Real, "*batch times hidden"]
+    status: Int[Real, "*batch"]
+    stop_time: Float[Real, "*batch"]
+    problem: Problem
+    test_error: Float[Real, "*batch times"] | None = None
+    densities: Densities | None = None
+    components: Components | None = None
+    weights: Checkpoint | None = None
+    initial: State | None = None
+    final: State | None = None
+    source: str = eqx.field(static=True, default="theory")
+    settings: str = eqx.field(static=True, default="{}")
+    above_pca: Float[Real, "*batch times"] | None = None
+
+    @property
+    def Q1(self) -> Real:
+        """W Ω Wᵀ/D, (…, T, K, K)."""
+        return self.order_parameters.total().Q1
+
+    @property
+    def R1(self) -> Real:
+        """R1[k, l] = v_k Ω w_l/D^{3/2}, (…, T, K, K)."""
+        return self.order_parameters.total().R1
+
+    @property
+    def T1(self) -> Real:
+        """V Ω Vᵀ/D², (…, T, K, K)."""
+        return self.order_parameters.total().T1
+
+    @property
+    def T0(self) -> Real:
+        """V Vᵀ/D, (…, T, K, K)."""
+        return self.order_parameters.total().T0
+
+    @property
+    def Q0(self) -> Real:
+        """W Wᵀ/D, (…, T, K, K)."""
+        return self.order_parameters.total().Q0
+
+    @property
+    @in_float64
+    def error_clean(self) -> Real:
+        """Generalisation error on clean inputs of the network as it is, (…, T)."""
+        shape, batch = np.shape(self.error), np.ndim(self.error)
+
+        def flat(x):
+            return jnp.reshape(x, (-1, *np.shape(x)[batch:]))
+
+        def per_time(x):
+            return flat(jnp.broadcast_to(jnp.asarray(x)[..., None], shape))
+
+        problem = self.problem
+        errors = _clean_errors(
+            problem.autoencoder,
+            jax.tree.map(flat, self.order_parameters.total()),
+            flat(self.bias),
+            per_time(problem.noise),
+            per_time(problem.spectrum.trace),
+        )
+        return errors.reshape(shape)
+
+    @property
+    @in_float64
+    def overlaps(self) -> "PrincipalOverlaps":
+        """How much each neuron points along each principal component, and what all of them span.
+
+        Raises `ValueError` for a spectrum without spikes.
+        """
+        if self.components is None:
+            raise ValueError(
+                "`overlaps` are with the spikes, of which this spectrum has none; give "
+                "from_eigenvalues, from_covariance or from_data a number of `spikes`"
+            )
+        w, u = (
+            jnp.swapaxes(rows, -1, -2)
+            for rows in (self.components.encoder, self.components.decoder)
+        )
+        gram_w, gram_u = self.problem.spectrum.dim * jnp.asarray(self.Q0), jnp.asarray(self.T0)
+        return PrincipalOverlaps(
+            _cosines(w, jnp.diagonal(gram_w, axis1=-2, axis2=-1)),
+            _cosines(u, jnp.diagonal(gram_u, axis1=-2, axis2=-1)),
+            _cosines(w, jnp.sum(w * w, axis=-1)),
+            _cosines(u, jnp.sum(u * u, axis=-1)),
+            _share(w, gram_w),
+            _share(u, gram_u),
+        )
+
+    @property
+    def excess(self) -> Real:
+        """Error above the PCA error of rank K, (…, T).
+
+        From `predict` it is a sum of terms that vanish one by one (docs/theory.md 8), so that it
+        is as accurate relative to itself as the solve, also where it is 10^-10 of the error. Where
+        it vanishes exponentially, as in linear networks, the solve is accurate relative to the
+        weights, not to their distance from the end: give an `rtol` of 1e-10 there. Of a simulation
+        it is a difference, with the absolute accuracy of `error`. With noise, `error` is that on
+        corrupted inputs, the PCA error that of clean ones.
+        """
+        if self.above_pca is not None:
+            return self.above_pca
+        rank = self.problem.autoencoder.hidden
+        return self.error - np.asarray(self.problem.spectrum.pca_error(rank))[..., None]
+
+    def __repr__(self):
+        title, rows = self._described()
+        return "\n".join([f"Trajectory: {title}", *(f"  {n:<8} {text}" for n, text in rows)])
+
+    def _repr_html_(self):
+        title, rows = self._described()
+        return html_table(f"Trajectory: {title}", rows)
+
+    def _described(self) -> tuple[str, list[tuple[str, str]]]:
+        """What it is, and rows of what a reader asks first."""
+        problem = self.problem
+        network, dim = problem.autoencoder, problem.spectrum.dim
+        title = f"{self.source}, {describe_network(network)}, {describe_rule(problem)}, D={dim}"
+        if not is_known(self):
+            return f"{title}, traced", []
+        error, batch = np.asarray(self.error), self.error.shape[:-1]
+        times = None if self._own_times else self.shared_times()
+        length = error.shape[-1]
+        many = "" if not batch else ", " + counted(int(np.prod(batch)), self._batch_name)
+        span = "each lane has its own"
+        if times is not None:
+            span = f"t = {times[0]:.4g}" + (f" … {times[-1]:.4g}" if length > 1 else "")
+        rows = []
+        codes, stops = np.ravel(self.status), np.ravel(self.stop_time)
+        bad = np.flatnonzero(codes != Status.OK)
+        if times is not None and not batch and np.isfinite(error[0]):
+            last = int(np.sum(np.isfinite(error))) - 1
+            until = "" if last == length - 1 else f" at t = {times[last]:.4g}, then it stopped"
+            rows.append(("error", f"{error[0]:.6g} → {error[last]:.6g}{until}"))
+        elif batch and len(bad) < len(codes):
+            good = error.reshape(-1, length)[codes == Status.OK]
+            first, final = good[:, 0], good[:, -1]
+            spread = f" on average (from {np.min(final):.4g} to {np.max(final):.4g})"
+            spread = "" if len(good) == 1 else spread
+            rows.append(("error", f"{np.mean(first):.6g} → {np.mean(final):.6g}{spread}"))
+        levels = self.pca_levels()
+        if levels is not None:
+            pca = f"{levels[-1]:.6g} at rank {network.hidden}, {levels[0]:.6g} at rank 0"
+            rows.append(("PCA", pca))
+        status = "ok"
+        if len(bad):
+            which = "" if not batch else f"{len(bad)} of {len(codes)} failed, the first "
+            status = which + Status(int(codes[bad[0]])).message(float(stops[bad[0]]))
+        rows.append(("status", status))
+        return f"{title}{many}, {counted(length, 'time')}, {span}", rows
+
+    @property
+    def _own_times(self) -> bool:
+        first = _first(self.times, 1)
+        return not np.array_equal(np.broadcast_to(first, np.shape(self.times)), self.times)
+
+    def shared_times(self) -> np.ndarray:
+        """The times (T,) of all lanes; raises `ValueError` for lanes with times of their own."""
+        if self._own_times:
+            raise ValueError("these lanes have different `times`; take them one by one")
+        return _first(self.times, 1)
+
+    def pca_levels(self) -> np.ndarray | None:
+        """PCA errors of rank 0 … K, (K + 1,); None for lanes of different spectra."""
+        levels = np.asarray(self.problem.spectrum.pca_errors(self.problem.autoencoder.hidden))
+        first = _first(levels, 1)
+        return first if np.all(levels == first) else None
+
+    @property
+    def _batch_name(self) -> str:
+        return {"theory": "lane", ENSEMBLE: "member"}.get(self.source, "run")
+
+    def plot(self, ax: Any = None, **kwargs: Any) -> Any:
+        """Draw the error curve with the PCA levels; returns the Axes. See `odeae.plot`."""
+        from odeae.plotting.curves import plot
+
+        return plot(self, ax=ax, **kwargs)
+
+    def plot_order_parameters(self, axes: Any = None) -> Any:
+        """Draw Q1, R1, T1, T0 in four panels; returns the array of Axes."""
+        from odeae.plotting.curves import plot_order_parameters
+
+        return plot_order_parameters(self, axes=axes)
+
+    def plot_overlaps(self, axes: Any = None) -> Any:
+        """Draw how neurons turn towards the principal components; returns the array of Axes."""
+        from odeae.plotting.curves import plot_overlaps
+
+        return plot_overlaps(self, axes=axes)
+
+    def plot_neurons(self, **kwargs: Any) -> Any:
+        """Draw the neurons as images; returns the array of Axes. See `odeae.plot_neurons`."""
+        from odeae.plotting.neurons import plot_neurons
+
+        return plot_neurons(self, **kwargs)
+
+    def to_xarray(self, *, basis: bool = False) -> "xarray.Dataset":
+        """Everything as an `xarray.Dataset`: dims `time`, `k`, `l` (and `run` or `lane`).
+
+        `Q1`, `R1`, `T1`, `T0` are totals, `Q1_spikes`, `Q1_bulk`, … their parts. Units stand in
+        the variables' attributes; the configuration, as JSON, in the attribute `problem`, the
+        spectrum in `spectrum_…`, with its eigenvectors (D×D doubles) only if `basis`.
+        """
+        from odeae.results.saving import to_xarray
+
+        return to_xarray(self, basis)
+
+    def save(
+        self, path: str | os.PathLike, overwrite: bool = False, *, basis: bool = False
+    ) -> None:
+        """Write this trajectory to a file, whole or not at all.
+
+        A name that ends in ".nc" makes a netCDF file with the dataset of `to_xarray`, which
+        `odeae.load` reads; one that ends in ".csv" a table of the curves for other programs: a row
+        per time, columns `error`, `excess`, … (of runs `error_0`, `error_1`, …). Several
+        trajectories fit into one file with `odeae.save_all`.
+
+        Args:
+            path: File to be written.
+            overwrite: Whether an existing file may be replaced.
+            basis: Whether netCDF keeps the eigenvectors of the spectrum (D×D doubles), so that
+                neurons can be drawn in input space after `load`.
+
+        Raises:
+            ValueError: For another ending.
+            OSError: For an existing file (unless `overwrite`), a missing or unwritable folder.
+
+        Example:
+            theory.save("theory.nc")
+        """
+        from odeae.results.saving import save_all
+
+        save_all(path, {None: self}, overwrite, basis=basis)
+
+
+def _first(values: Any, ndim: int) -> np.ndarray:
+    """The first of batched values, which vmap has also given to what all lanes share."""
+    values = np.asarray(values)
+    while values.ndim > ndim:
+        values = values[0]
+    return values
+
+
+def settings_json(**settings: Any) -> str:
+    """How a trajectory was computed, for its `settings`; what is traced has no value yet."""
+
+    def plain(value: Any) -> Any:
+        if value is None or is_traced(value):
+            return "traced" if is_traced(value) else None
+        return np.asarray(value).tolist()
+
+    return json.dumps({name: plain(value) for name, value in settings.items()})
+
+
+def log_times(
+    end: float, count: int = 200, start: float | None = None, dim: int | None = None
+) -> np.ndarray:
+    """0 and log-spaced times (steps/D) from `start` to `end`, `count` in all.
+
+    `start`: by default end/10⁴, but 0.1 at most, as the first components are learnt at times of
+    order 1. Plateaus want some 50 times per decade. With `dim` times are rounded to whole steps of
+    that D (and fewer, where several would coincide): theory and simulation then stand at exactly
+    the same times.
+    """
+    count = whole("count", count, at_least=2)
+    end = float(scalar("end", end, above=0.0))
+    start = min(end * 1e-4, 0.1) if start is None else float(scalar("start", start, above=0.0))
+    if start >= end:
+        raise ValueError(f"`start` must be below `end`, got {start:g} and {end:g}")
+    times = np.concatenate([[0.0], np.geomspace(start, end, count - 1)])
+    if dim is None:
+        return times
+    return np.unique(np.round(times * whole("dim", dim))) / dim

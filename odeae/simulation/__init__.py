@@ -1,0 +1,1 @@
+"""SGD at finite D."""
