@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.averages.activations import Linear
-from odeae.base.checks import broadcast, finite, numbers, save_times
+from odeae.averages.closed import Linear
+from odeae.base.checks import broadcast, finite, numbers
 from odeae.base.precision import Real, in_float64, is_traced
+from odeae.base.times import save_times
 from odeae.model.initial import aligned_state
 from odeae.model.problem import Problem, sizes
 from odeae.model.rules import SGD

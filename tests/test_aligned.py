@@ -12,11 +12,12 @@ import scipy.optimize
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
+from odeae.analysis.decoders import best_decoder, residual
 from odeae.analysis.power_laws import local_slopes
 from odeae.model.errors import excess_error
 from odeae.model.spectrum import leading_modes
 from odeae.theory import aligned
-from odeae.theory.aligned import best_decoder, predict_aligned, residual
+from odeae.theory.aligned import predict_aligned
 
 SPECTRUM = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim=50)
 ONE = odeae.Spectrum.spiked([1.0], dim=1000, bulk=0.0)

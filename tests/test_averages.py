@@ -17,7 +17,9 @@ import pytest
 from scipy import special
 
 import odeae
-from odeae.averages.activations import Erf, Linear, Quadrature, ReLU, mean_slope, overlap
+from odeae.averages.activation import mean_slope, overlap
+from odeae.averages.closed import Erf, Linear, ReLU
+from odeae.averages.quadrature import Quadrature
 from odeae.averages.special import bvn_cdf
 
 TABLE = json.loads((Path(__file__).parent / "data" / "averages.json").read_text())

@@ -19,7 +19,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 
 import odeae
-from odeae.averages.activations import AbstractActivation
+from odeae.averages.activation import AbstractActivation
 from odeae.model.gradient_noise import gradient_covariance
 from odeae.model.state import Modes, OutputOverlaps, Overlaps, State
 

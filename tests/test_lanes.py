@@ -13,10 +13,10 @@ import odeae
 from odeae.averages import special as gaussian
 from odeae.base import compiler, contractions
 from odeae.base.compiler import with_whole_vectors
-from odeae.model.rules import generalisation_error
+from odeae.base.status import Status
+from odeae.model.errors import generalisation_error
 from odeae.model.schedules import longest_step
 from odeae.model.state import total_overlaps
-from odeae.results.trajectory import Status
 from odeae.theory import lanes
 from odeae.theory.equations import equations_of, surroundings, vector_field
 from odeae.theory.step_control import SMALLEST, StepControl

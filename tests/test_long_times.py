@@ -9,10 +9,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 import odeae
-from odeae.averages.activations import nonlinear_overlap
+from odeae.averages.activation import nonlinear_overlap
+from odeae.base.status import Status
 from odeae.model.errors import excess_error
 from odeae.model.spectrum import leading_modes
-from odeae.results.trajectory import Status
 from odeae.theory.equations import equations_of, vector_field
 from odeae.theory.predict import EXPLICIT_STEPS
 from odeae.theory.resolvent import by_modes, implicit_steps_pay, resolvent_of

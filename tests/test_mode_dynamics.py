@@ -8,14 +8,9 @@ import pytest
 from plain import named_in_one_line
 
 import odeae
-from odeae.analysis.mode_map import (
-    ModeDynamics,
-    estimate_mode_map,
-    mode_map,
-    mode_map_of_weights,
-    plot_mode_dynamics,
-)
+from odeae.analysis.mode_map import ModeDynamics, estimate_mode_map, mode_map, mode_map_of_weights
 from odeae.model.state import Modes, State
+from odeae.plotting.modes import plot_mode_dynamics
 
 SPIKES = (0.6, 1.0, 0.3)  # not in the order of size
 TIMES = np.asarray([0.0, 2.0, 5.0, 10.0])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-from odeae.analysis.plateaus import Plateau, plateaus, plot_plateaus
+from odeae.analysis.plateaus import Plateau, plateaus
+from odeae.plotting.plateaus import plot_plateaus
 
 SPIKES = (1.0, 0.1, 0.01)
 DENSE = odeae.log_times(1e4, 3201, start=1.0)
@@ -333,7 +334,8 @@ def test_levels_that_coincide_have_the_smallest_rank():
 
 SETUP = """
 import equinox as eqx, numpy as np, odeae
-from odeae.analysis.plateaus import plateaus, plot_plateaus
+from odeae.analysis.plateaus import plateaus
+from odeae.plotting.plateaus import plot_plateaus
 spectrum, linear = odeae.Spectrum.spiked([1.0, 0.1], 2, 0.0), odeae.Autoencoder(2, "linear")
 p = odeae.Problem(spectrum, linear, odeae.SGD(0.5))
 state = odeae.aligned_state(p, 0.01, 0.01)

@@ -451,7 +451,7 @@ class Dead(BaseException):
 
 
 class Disk:
-    """`os` as `odeae.sweeps.store` sees it, which fails at one step and keeps book of what is flushed.
+    """`os` as the store sees it, which fails at one step and keeps book of what is flushed.
 
     `fail` is called with the number of each step that changes the disk, before that step; with
     `Dead`, all later calls fail, too, so that no tidying up takes place, as after `kill -9`.

@@ -11,7 +11,7 @@ import reference
 from numpy.testing import assert_allclose
 
 import odeae
-from odeae.results.trajectory import Status
+from odeae.base.status import Status
 from odeae.theory.equations import equations_of, surroundings
 
 DIM = 30

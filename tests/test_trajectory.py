@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 import odeae
-from odeae.averages.activations import AbstractActivation
+from odeae.averages.activation import AbstractActivation
 from odeae.base import files
-from odeae.model.rules import AbstractRule
+from odeae.model.rule import AbstractRule
 from odeae.model.state import OutputOverlaps
 from odeae.results import saving
 

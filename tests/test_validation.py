@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 
 import odeae
 from odeae.analysis import validation
+from odeae.plotting.validation import figure
 
 # A row for each mechanism; other tests hold the drift of every rule against independent routes.
 ROWS = [
@@ -101,7 +102,7 @@ def test_table_and_dataset(results):
     assert dict(data.sizes)["row"] == len(results)
     assert_allclose(data.limit, [r.limit for r in results])
     assert list(data.row) == ROWS
-    assert len(validation.figure(results[:5]).axes) == 8
+    assert len(figure(results[:5]).axes) == 8
 
 
 def test_an_unknown_row_is_named():

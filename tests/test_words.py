@@ -9,8 +9,8 @@ import plain
 import pytest
 
 import odeae
-from odeae.base.checks import save_times
 from odeae.base.messages import explains_arguments
+from odeae.base.times import save_times
 
 SETUP = """
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np

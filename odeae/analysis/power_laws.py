@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from odeae.base.checks import numbers, save_times, scalar
+from odeae.base.checks import numbers, scalar
 from odeae.base.messages import shortened
 from odeae.base.precision import is_traced
-from odeae.results.trajectory import Status
+from odeae.base.status import Status
+from odeae.base.times import save_times
 
 # Of a window's ends: times that were made by geomspace miss a round number by rounding.
 _ROUNDING = 1e-9

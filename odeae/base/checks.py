@@ -192,40 +192,6 @@ def raised(error: Exception) -> str:
     return f"calling it raised {name}{': ' if line else ''}{line}"
 
 
-# A solver's first steps are tiny parts of the last time. XLA takes numbers below 2.2e-308 for 0,
-# and a step of 0 makes NaN.
-_SHORTEST = 1e-290
-
-
-def save_times(times: Any) -> Real:
-    """Return increasing, non-negative, finite times (steps/D) as a float64 array (T,)."""
-    if np.ndim(times) == 0 and not is_traced(times) and isinstance(times, int | float | np.number):
-        times = scalar("times", times)
-        raise ValueError(
-            f"`times` must be a list of times (steps/D), got the number {times:g}; write "
-            f"np.linspace(0, {times:g}, 101), or odeae.log_times({times:g}) for a logarithmic axis"
-        )
-    values = array("times", times, (None,))
-    if values.size == 0:
-        raise ValueError("`times` must hold at least one time (steps/D), got an empty list")
-    if is_traced(values):
-        return values
-    if values[0] < 0:
-        raise ValueError(f"`times` must not be negative, got {values[0]:g} at index 0")
-    if 0 < values[-1] < _SHORTEST:
-        raise ValueError(
-            f"`times` must end at {_SHORTEST:g} at least (or at 0), got {values[-1]:g}: the steps "
-            "of a solver would be below the smallest numbers of double precision"
-        )
-    step = np.diff(values)
-    if np.any(step <= 0):
-        i = int(np.argmax(step <= 0))
-        raise ValueError(
-            f"`times` must increase, got {values[i + 1]:g} after {values[i]:g} at index {i + 1}"
-        )
-    return values
-
-
 # Frames of these stand between a user's line and ours: wrappers of classes and functions.
 _NOT_THE_USER = {"odeae", "equinox", "jaxtyping", "beartype", "jax", "contextlib", "functools"}
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.averages.activations import AbstractActivation, as_activation
+from odeae.averages.activation import AbstractActivation
+from odeae.averages.activations import as_activation
 from odeae.base.checks import described, flag, scalar, whole
 from odeae.base.messages import explains_arguments, shortened
 from odeae.base.precision import Real, in_float64, is_traced

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import numpy as np
 
-from odeae.averages.activations import CLOSED_FORMS, NAMED_FUNCTIONS, AbstractActivation, Quadrature
+from odeae.averages.activation import AbstractActivation
+from odeae.averages.activations import CLOSED_FORMS, NAMED_FUNCTIONS
+from odeae.averages.quadrature import Quadrature
 from odeae.base.checks import shown
 from odeae.base.precision import is_known
 from odeae.model.autoencoder import Autoencoder
-from odeae.model.rules import SGD, AbstractRule
+from odeae.model.rule import AbstractRule
+from odeae.model.rules import SGD
 from odeae.model.schedules import FunctionSchedule
 
 if TYPE_CHECKING:

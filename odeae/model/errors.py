@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.averages.activations import mean_output, mean_slope, nonlinear_overlap
+from odeae.averages.activation import mean_output, mean_slope, nonlinear_overlap, overlap
 from odeae.base.contractions import diagonal, mixed
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.spectrum import Leading
-from odeae.model.state import Inputs, Unknowns, total_overlaps
+from odeae.model.state import Inputs, Overlaps, Unknowns, total_overlaps
 
 
 def excess_error(
@@ -43,3 +43,24 @@ def excess_error(
         beyond = beyond - m[:, None] * m[None]
         e = e + jnp.sum(jnp.square(jnp.sum(u * m[None], axis=1) + rows.output), axis=0)
     return 0.5 * (e + jnp.sum(total.T0 * beyond, axis=(0, 1)))
+
+
+def generalisation_error(
+    network: Autoencoder,
+    total: Overlaps,
+    bias: Float[Real, "hidden *lanes"],
+    trace: Float[Real, "*lanes"],
+) -> Float[Real, "*lanes"]:
+    """e = ½ tr Ω/D − Σ_k c_k R_kk + ½ Σ_kl T0_kl G_kl (docs/theory.md 4), `trace` = tr Ω/D.
+
+    An output bias adds Σ_k T0_k0 ⟨g_k⟩ + ½ T0_00 (5). Exact at every D for Gaussian inputs.
+    """
+    q, b = diagonal(total.Q1), bias if network.bias else None
+    c = mean_slope(network.activation, q, b)
+    G = overlap(network.activation, total.Q1, b)
+    explained = jnp.sum(c * diagonal(total.R1), axis=0)
+    e = 0.5 * trace - explained + 0.5 * jnp.sum(total.T0 * G, axis=(0, 1))
+    if total.output is not None:
+        t0, mean = total.output.T0, mean_output(network.activation, q, b)
+        e = e + jnp.sum(t0[:-1] * mean, axis=0) + 0.5 * t0[-1]
+    return e

@@ -10,15 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.averages.activations import (
-    Erf,
-    Linear,
-    Quadrature,
-    ReLU,
-    mean_output,
-    mean_slope,
-    overlap,
-)
+from odeae.averages.activation import mean_output, mean_slope, overlap
+from odeae.averages.closed import Erf, Linear, ReLU
+from odeae.averages.quadrature import Quadrature
 from odeae.averages.special import normal_pdf, safe_ratio, safe_sqrt
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder

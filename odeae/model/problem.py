@@ -12,7 +12,9 @@ from odeae.base.messages import explains_arguments, html_table
 from odeae.base.precision import Real, in_float64, is_traced
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.descriptions import describe_problem
-from odeae.model.rules import SGD, AbstractRule, generalisation_error
+from odeae.model.errors import generalisation_error
+from odeae.model.rule import AbstractRule
+from odeae.model.rules import SGD
 from odeae.model.spectrum import Spectrum, bulk_eigenvalues, bulk_rows
 from odeae.model.state import Inputs, Modes, OrderParameters, State, order_parameters
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from odeae.base.checks import array, finite, flag, grain_of, scalar, warn, whole, wholes
 from odeae.base.messages import counted, html_table, shortened
 from odeae.base.precision import Real, in_float64, is_known, is_traced
-from odeae.data.inputs import Rows, pieces
+from odeae.base.rows import Rows, pieces
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
 _ROUNDING = 1e-13
@@ -134,7 +134,7 @@ class Spectrum(eqx.Module):
 
     def plot(self, ax: Any = None) -> Any:
         """Draw eigenvalues ρ against rank; returns the Axes. See `odeae.plot_spectrum`."""
-        from odeae.plotting.curves import plot_spectrum
+        from odeae.plotting.spectra import plot_spectrum
 
         return plot_spectrum(self, ax=ax)
 

@@ -232,3 +232,7 @@ def densities(state: State, spectrum: Spectrum, width: int) -> Densities:
         return jnp.zeros((len(spectrum.multiplicity), *x.shape[1:])).at[bins].add(x) / count
 
     return Densities(outer(state.spikes), jax.tree.map(mean_of_bin, outer(state.bulk)))
+
+
+# Weights that have grown to this size count as diverged: products of four of them don't overflow.
+HUGE = 1e50

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from odeae.averages.activations import Quadrature
+from odeae.averages.quadrature import Quadrature
 from odeae.model.descriptions import activation_name
 from odeae.model.rules import SGD
 from odeae.results.trajectory import ENSEMBLE, Trajectory

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from odeae.base.checks import whole
 from odeae.base.messages import one_of
 from odeae.base.precision import in_float64, is_traced
+from odeae.base.status import Status
 from odeae.model.initial import draw_weights
 from odeae.model.state import State
-from odeae.results.trajectory import ENSEMBLE, Status, Trajectory
-from odeae.simulation.sgd import _START
+from odeae.results.trajectory import ENSEMBLE, Trajectory
+from odeae.simulation.sgd import START
 
 
 @in_float64
@@ -97,7 +98,7 @@ def _drawn(trajectory: Trajectory, part: str, which: int, seed: int | None) -> n
         )
     bulk = state.bulk if seed is not None else jax.tree.map(np.zeros_like, state.bulk)
     state = State(state.spikes, bulk, state.bias)
-    weights = draw_weights(problem, state, [seed or 0, which, _START])
+    weights = draw_weights(problem, state, [seed or 0, which, START])
     return np.asarray(getattr(weights, part))
 
 

@@ -11,14 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import equinox as eqx
 import numpy as np
 
-import odeae
-from odeae.averages.activations import (
-    CLOSED_FORMS,
-    NAMED_FUNCTIONS,
-    AbstractActivation,
-    Quadrature,
-)
+from odeae.averages.activation import AbstractActivation
+from odeae.averages.activations import CLOSED_FORMS, NAMED_FUNCTIONS
 from odeae.averages.activations import activation as named
+from odeae.averages.quadrature import Quadrature
 from odeae.base.checks import flag
 from odeae.base.files import (
     ENDINGS,
@@ -31,10 +27,13 @@ from odeae.base.files import (
     writing,
 )
 from odeae.base.messages import nearest, shortened
+from odeae.base.status import Status
+from odeae.base.version import __version__
 from odeae.model.autoencoder import Autoencoder, Weights
 from odeae.model.descriptions import activation_name
 from odeae.model.problem import Problem
-from odeae.model.rules import RULES, AbstractRule
+from odeae.model.rule import AbstractRule
+from odeae.model.rules import RULES
 from odeae.model.schedules import SCHEDULES, FunctionSchedule, as_schedule
 from odeae.model.spectrum import Spectrum
 from odeae.model.state import (
@@ -47,7 +46,8 @@ from odeae.model.state import (
     Overlaps,
     State,
 )
-from odeae.results.trajectory import Checkpoint, Status, Trajectory
+from odeae.results.checkpoint import Checkpoint
+from odeae.results.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import xarray
@@ -208,7 +208,7 @@ def to_xarray(trajectory: Trajectory, basis: bool) -> "xarray.Dataset":
     }
     dataset.attrs = {
         "format": FORMAT,
-        "odeae_version": odeae.__version__,
+        "odeae_version": __version__,
         "source": trajectory.source,
         "problem": json.dumps(_describe(trajectory.problem)),
         "settings": trajectory.settings,
@@ -396,7 +396,7 @@ def _check(path: str | os.PathLike, group: str | None) -> list[str]:
         by = about.get("odeae_version", "before 0.1.0")
         raise ValueError(
             f"{text} has another layout, {about.get('format', 'version 1')!r} of odeae {by}, than "
-            f"this odeae {odeae.__version__} reads, {FORMAT!r}: read it with odeae {by} or compute "
+            f"this odeae {__version__} reads, {FORMAT!r}: read it with odeae {by} or compute "
             "it again"
         )
     if whole is None:

@@ -1,6 +1,5 @@
 """`Trajectory`: what theory and simulation return, and how it prints."""
 
-import enum
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -11,108 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from odeae.averages.special import safe_sqrt
-from odeae.base.checks import scalar, whole
 from odeae.base.messages import counted, html_table
 from odeae.base.precision import Real, in_float64, is_known, is_traced
-from odeae.model.autoencoder import Weights
+from odeae.base.status import Status
 from odeae.model.descriptions import describe_network, describe_rule
+from odeae.model.errors import generalisation_error
 from odeae.model.problem import Problem
-from odeae.model.rules import generalisation_error
 from odeae.model.state import (
     Components,
     Densities,
     OrderParameters,
     State,
 )
+from odeae.results.checkpoint import Checkpoint
+from odeae.results.overlaps import PrincipalOverlaps, principal_overlaps
 
 if TYPE_CHECKING:
     import xarray
 
 
 ENSEMBLE = "theory, ensemble"
-
-
-class Status(enum.IntEnum):
-    """How a solve ended; the curve is NaN after `stop_time` unless OK."""
-
-    OK = 0
-    DIVERGED = 1
-    BUDGET = 2
-    UNRESOLVED = 3
-    REGROWN = 4
-
-    def message(self, stop_time: float) -> str:
-        """One line for people, with the remedy."""
-        if self is Status.OK:
-            return "ok"
-        cause = {
-            Status.DIVERGED: "diverged; weights grew beyond 1e50, or their rates of change are no "
-            "numbers: check the rates and the initial state",
-            Status.BUDGET: "spent its step budget; give a larger `max_steps` or a looser `rtol`, "
-            "or, under jit, vmap or grad, solver=odeae.Rodas4() for long times",
-            Status.UNRESOLVED: "left the range of field variances that the Quadrature resolves; "
-            "construct it with a larger `q_max`",
-            Status.REGROWN: "a mode that had decayed below the smallest number of double precision "
-            "would grow again; end before, or start from smaller weights",
-        }[self]
-        return f"stopped at t={stop_time:.4g}: {cause}"
-
-
-class Checkpoint(eqx.Module):
-    """Where simulated runs stand: weights (runs, K, D), steps done, seed, kind of inputs.
-
-    Pass it to `simulate(..., weights=...)` to go on exactly as if the runs had not been stopped.
-    The weights are in the eigenbasis for Gaussian inputs; for real inputs in input space, because
-    an eigenbasis that is computed again may have other signs. `about`: what the runs belong to,
-    as JSON: their problem and data in few numbers, by which `simulate` knows them again.
-    """
-
-    weights: Weights
-    step: int = eqx.field(static=True)
-    seed: int = eqx.field(static=True)
-    source: str = eqx.field(static=True)
-    about: str = eqx.field(static=True, default="{}")
-
-    def __repr__(self):
-        runs, hidden, dim = np.shape(self.weights.decoder)
-        return (
-            f"Checkpoint({counted(runs, 'run')} of {self.source}, K={hidden}, D={dim}, after "
-            f"{counted(self.step, 'step')}, seed {self.seed})"
-        )
-
-
-class PrincipalOverlaps(eqx.Module):
-    """Where the neurons point, in principal components 1, 2, … (the spikes by falling eigenvalue).
-
-    `encoder`, `decoder` (…, T, K, n): cosine of w_k and v_k with component i, 0 for weights that
-    vanish. `encoder_within`, `decoder_within`: the same for the part of w_k and v_k within the span
-    of these n components. `subspace_encoder`, `subspace_decoder` (…, T): share of the first
-    r = min(K, n) components that the weights of all neurons span, tr(P_weights P_components)/r
-    (not differentiable where their Gram matrix is degenerate).
-    """
-
-    encoder: Float[Real, "*batch times hidden components"]
-    decoder: Float[Real, "*batch times hidden components"]
-    encoder_within: Float[Real, "*batch times hidden components"]
-    decoder_within: Float[Real, "*batch times hidden components"]
-    subspace_encoder: Float[Real, "*batch times"]
-    subspace_decoder: Float[Real, "*batch times"]
-
-
-def _cosines(rows, squares):
-    norm = safe_sqrt(squares)[..., None]
-    return jnp.where(norm == 0, 0.0, rows / jnp.where(norm == 0, 1.0, norm))
-
-
-def _share(rows, gram):
-    """Share of the first r components within the span of vectors with this Gram matrix."""
-    rank = min(rows.shape[-2:])
-    values, vectors = jnp.linalg.eigh(gram)
-    kept = values > 1e-12 * values[..., -1:]
-    along = jnp.swapaxes(vectors, -1, -2) @ rows[..., :rank]
-    inverse = jnp.where(kept, 1.0 / jnp.where(kept, values, 1.0), 0.0)
-    return jnp.sum(inverse[..., None] * along**2, axis=(-2, -1)) / rank
 
 
 @eqx.filter_jit
@@ -221,19 +138,8 @@ class Trajectory(eqx.Module):
                 "`overlaps` are with the spikes, of which this spectrum has none; give "
                 "from_eigenvalues, from_covariance or from_data a number of `spikes`"
             )
-        w, u = (
-            jnp.swapaxes(rows, -1, -2)
-            for rows in (self.components.encoder, self.components.decoder)
-        )
         gram_w, gram_u = self.problem.spectrum.dim * jnp.asarray(self.Q0), jnp.asarray(self.T0)
-        return PrincipalOverlaps(
-            _cosines(w, jnp.diagonal(gram_w, axis1=-2, axis2=-1)),
-            _cosines(u, jnp.diagonal(gram_u, axis1=-2, axis2=-1)),
-            _cosines(w, jnp.sum(w * w, axis=-1)),
-            _cosines(u, jnp.sum(u * u, axis=-1)),
-            _share(w, gram_w),
-            _share(u, gram_u),
-        )
+        return principal_overlaps(self.components, gram_w, gram_u)
 
     @property
     def excess(self) -> Real:
@@ -326,13 +232,13 @@ class Trajectory(eqx.Module):
 
     def plot_order_parameters(self, axes: Any = None) -> Any:
         """Draw Q1, R1, T1, T0 in four panels; returns the array of Axes."""
-        from odeae.plotting.curves import plot_order_parameters
+        from odeae.plotting.parameters import plot_order_parameters
 
         return plot_order_parameters(self, axes=axes)
 
     def plot_overlaps(self, axes: Any = None) -> Any:
         """Draw how neurons turn towards the principal components; returns the array of Axes."""
-        from odeae.plotting.curves import plot_overlaps
+        from odeae.plotting.parameters import plot_overlaps
 
         return plot_overlaps(self, axes=axes)
 
@@ -398,24 +304,3 @@ def settings_json(**settings: Any) -> str:
         return np.asarray(value).tolist()
 
     return json.dumps({name: plain(value) for name, value in settings.items()})
-
-
-def log_times(
-    end: float, count: int = 200, start: float | None = None, dim: int | None = None
-) -> np.ndarray:
-    """0 and log-spaced times (steps/D) from `start` to `end`, `count` in all.
-
-    `start`: by default end/10⁴, but 0.1 at most, as the first components are learnt at times of
-    order 1. Plateaus want some 50 times per decade. With `dim` times are rounded to whole steps of
-    that D (and fewer, where several would coincide): theory and simulation then stand at exactly
-    the same times.
-    """
-    count = whole("count", count, at_least=2)
-    end = float(scalar("end", end, above=0.0))
-    start = min(end * 1e-4, 0.1) if start is None else float(scalar("start", start, above=0.0))
-    if start >= end:
-        raise ValueError(f"`start` must be below `end`, got {start:g} and {end:g}")
-    times = np.concatenate([[0.0], np.geomspace(start, end, count - 1)])
-    if dim is None:
-        return times
-    return np.unique(np.round(times * whole("dim", dim))) / dim

@@ -74,7 +74,7 @@ def _is_number(text: str) -> bool:
 
 def _version(asked: bool | None) -> None:
     if asked:
-        from odeae import __version__
+        from odeae.base.version import __version__
 
         print(f"odeae {__version__}")
         raise typer.Exit
@@ -246,7 +246,8 @@ def _some(times: Any, most: int = 9) -> list[int]:
 
 def _outputs(values: dict[str, Any], trajectories: dict[str | None, Any], as_json: bool) -> None:
     """Write the files that were asked for, and say so."""
-    from odeae.plotting.curves import plot, plot_overlaps
+    from odeae.plotting.curves import plot
+    from odeae.plotting.parameters import plot_overlaps
     from odeae.results.saving import save_all
 
     done = []
@@ -283,7 +284,7 @@ def _dump(result: dict[str, Any]) -> None:
 def _summary(trajectory: Any) -> dict[str, Any]:
     import numpy as np
 
-    from odeae.results.trajectory import Status
+    from odeae.base.status import Status
 
     codes = np.asarray(trajectory.status)
     return {
@@ -365,7 +366,7 @@ def predict(values: dict[str, Any], as_json: bool) -> None:
 
     _check_outputs(values)
     _start_jax()
-    from odeae.results.trajectory import Status
+    from odeae.base.status import Status
 
     problem = config.build_problem(values)
     theory = _predict(values, problem, config.build_times(values, 200))
@@ -411,7 +412,7 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
         if values["start"] is not None:
             raise ValueError("--start has no meaning beside --resume; give --times")
         if values["times"] is None:
-            from odeae.results.trajectory import log_times
+            from odeae.base.times import log_times
 
             dim = problem.spectrum.dim
             count = 30 if values["count"] is None else values["count"]
@@ -542,7 +543,7 @@ def sweep(values: dict[str, Any], as_json: bool) -> None:
         done.append(values["output"])
     about = _about_sweep(curves, grid)
     if values["plot"] is not None and about["best"] is not None:
-        from odeae.plotting.curves import plot_sweep
+        from odeae.plotting.sweeps import plot_sweep
 
         axes = plot_sweep(curves, **_what_to_plot(curves))
         _save_figure(axes, values["plot"], values["overwrite"])
@@ -554,7 +555,7 @@ def sweep(values: dict[str, Any], as_json: bool) -> None:
         if done:
             print("wrote " + ", ".join(done))
     if about["best"] is None:
-        from odeae.results.trajectory import Status
+        from odeae.base.status import Status
 
         status, stop = (curves[name].values.flat[0] for name in ("status", "stop_time"))
         raise RuntimeError(f"no curve finished; the first {Status(int(status)).message(stop)}")
@@ -590,7 +591,7 @@ def _about_sweep(curves: Any, grid: dict[str, list]) -> dict[str, Any]:
     """
     import numpy as np
 
-    from odeae.results.trajectory import Status
+    from odeae.base.status import Status
 
     status, excess = curves["status"].values, curves["final_excess"].values
     counts = {s.name.lower(): int(np.sum(status == s)) for s in Status}
@@ -701,8 +702,8 @@ def plot(
 def _plot_file(file: str, what: str, group: str | None) -> Any:
     import numpy as np
 
-    from odeae.analysis.plateaus import plot_plateaus
     from odeae.plotting.curves import plot
+    from odeae.plotting.plateaus import plot_plateaus
     from odeae.results.saving import groups, load
 
     names = groups(file) if group is None else [group]
@@ -721,7 +722,7 @@ def _plot_file(file: str, what: str, group: str | None) -> Any:
 
 
 def _plot_store(file: str, what: str, x: str | None, y: str | None) -> Any:
-    from odeae.plotting.curves import plot_sweep
+    from odeae.plotting.sweeps import plot_sweep
     from odeae.sweeps.store import open_sweep
 
     one_of("what of a store", what, _SHOWN[:2])
@@ -798,7 +799,7 @@ def spectrum(
             },
         )
     if plot is not None:
-        from odeae.plotting.curves import plot_spectrum
+        from odeae.plotting.spectra import plot_spectrum
 
         _save_figure(plot_spectrum(values), plot, overwrite)
         if not as_json:
@@ -833,6 +834,7 @@ def validate(
     folder, files = _folder(output, names, overwrite)
     _start_jax()
     from odeae.analysis import validation
+    from odeae.plotting.validation import figure
 
     def say(name: str) -> None:
         if _bar():
@@ -845,8 +847,8 @@ def validate(
     table = validation.markdown(results)
     with writing(files[0], overwrite) as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
-    figure = validation.figure(results)
-    _save_figure(figure.axes[0], files[1], overwrite)
+    drawn = figure(results)
+    _save_figure(drawn.axes[0], files[1], overwrite)
     with writing(files[2], overwrite) as temporary:
         validation.to_xarray(results).to_netcdf(temporary, engine="h5netcdf")
     if as_json:
@@ -889,7 +891,8 @@ def demo(
     folder, (picture, archive) = _folder(output, ["demo.png", "demo.nc"], overwrite)
     _start_jax()
     from odeae.analysis.compare import compare as compare_
-    from odeae.data.inputs import natural_patches
+    from odeae.base.times import log_times
+    from odeae.data.patches import natural_patches
     from odeae.model.autoencoder import Autoencoder
     from odeae.model.initial import random_state
     from odeae.model.problem import Problem
@@ -897,7 +900,6 @@ def demo(
     from odeae.model.spectrum import Spectrum
     from odeae.plotting.curves import plot
     from odeae.results.saving import save_all
-    from odeae.results.trajectory import log_times
     from odeae.simulation.sgd import simulate as simulate_
     from odeae.theory.predict import predict as predict_
 
@@ -989,7 +991,7 @@ def patches(
     import numpy as np
 
     from odeae.base.files import check_output, writing
-    from odeae.data.inputs import image_patches, natural_patches
+    from odeae.data.patches import image_patches, natural_patches
 
     if Path(output).suffix != ".npy":
         raise ValueError(f"the patches are saved as .npy, got {output!r}")

@@ -396,8 +396,7 @@ def build_times(values: dict[str, Any], count: int, dim: int | None = None) -> A
     """Return the save times; with `dim`, whole steps of that D."""
     import numpy as np
 
-    from odeae.base.checks import save_times
-    from odeae.results.trajectory import log_times
+    from odeae.base.times import log_times, save_times
 
     if values["times"] is None:
         end = 100.0 if values["end"] is None else values["end"]

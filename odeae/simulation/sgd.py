@@ -15,24 +15,27 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from odeae.base.checks import flag, numbers, save_times, whole
+from odeae.base.checks import flag, numbers, whole
 from odeae.base.files import as_path, check_ending, check_output
 from odeae.base.messages import explains_arguments, shortened
 from odeae.base.precision import in_float64, is_traced, to_numpy
-from odeae.data.inputs import Rows, as_rows
+from odeae.base.rows import Rows, as_rows
+from odeae.base.status import Status
+from odeae.base.times import save_times
 from odeae.model.autoencoder import Autoencoder, Weights
+from odeae.model.errors import generalisation_error
 from odeae.model.initial import check_weights, draw_weights
 from odeae.model.problem import Problem, leading_spikes, sizes
-from odeae.model.rules import AbstractRule, generalisation_error
+from odeae.model.rule import AbstractRule
 from odeae.model.schedules import check_schedule
-from odeae.model.state import Components, Modes, OrderParameters, State, overlaps
-from odeae.results.trajectory import Checkpoint, Status, Trajectory, settings_json
-from odeae.theory.equations import HUGE
+from odeae.model.state import HUGE, Components, Modes, OrderParameters, State, overlaps
+from odeae.results.checkpoint import Checkpoint
+from odeae.results.trajectory import Trajectory, settings_json
 
 T = TypeVar("T")
 
 # Independent streams of every run: inputs, held-out inputs, initial weights, corruption of both.
-_INPUTS, _TEST, _START, _NOISE, _TEST_NOISE = range(5)
+_INPUTS, _TEST, START, _NOISE, _TEST_NOISE = range(5)
 
 # Runs are kept every so many seconds where a file for them was given.
 _EVERY = 30.0
@@ -481,7 +484,7 @@ def _check_same(kept: dict[str, Any], about: dict[str, Any]) -> None:
 def _drawn_weights(problem: Problem, state: State | None, seed: int, runs: int) -> Weights:
     if state is None:
         raise ValueError("give a `state` or `weights` to start from, got neither")
-    drawn = [draw_weights(problem, state, [seed, run, _START]) for run in range(runs)]
+    drawn = [draw_weights(problem, state, [seed, run, START]) for run in range(runs)]
     return jax.tree.map(lambda *parts: np.stack(parts), *drawn)
 
 

@@ -18,15 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import odeae
-from odeae.base.checks import flag, save_times, scalar, warn, whole
+from odeae.base.checks import flag, scalar, warn, whole
 from odeae.base.compiler import with_whole_vectors
 from odeae.base.messages import explains_arguments, one_of, shortened
 from odeae.base.precision import float64, in_float64, is_traced, to_numpy
+from odeae.base.status import Status
+from odeae.base.times import save_times
+from odeae.base.version import __version__
 from odeae.model.problem import Problem, check_state
 from odeae.model.schedules import check_schedule
 from odeae.model.state import State
-from odeae.results.trajectory import Status
 from odeae.sweeps.fingerprints import fingerprints
 from odeae.sweeps.store import FINGERPRINTS, Layout, Variable, open_store, opened
 from odeae.theory.equations import Equations, equations_of
@@ -120,7 +121,7 @@ def sweep(
     place once all is done. `odeae.open_sweep` opens a store. Needs `pip install 'odeae[sweep]'`.
 
     `workers`: processes on this machine. `executor`: anything with `submit`, or a pool of
-    `odeae.sweeps.workers` (processes, accelerators, Dask, SLURM): one that isn't open yet is opened for
+    `odeae.workers` (processes, accelerators, Dask, SLURM): one that isn't open yet is opened for
     as long as something is computed. `progress`: a bar on stderr.
 
     Raises `ValueError` for a grid, `build` or store that don't fit, before anything is computed;
@@ -537,7 +538,7 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
         "solver": "default" if solver is None else repr(solver),
         "max_steps": plan.max_steps,
         "versions": {
-            "odeae": odeae.__version__,
+            "odeae": __version__,
             **{name: importlib.metadata.version(name) for name in ("jax", "diffrax")},
         },
         # What `build` itself changes when it's called (a counter, a cache) tells nothing.

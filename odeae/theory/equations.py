@@ -8,12 +8,10 @@ import numpy as np
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.problem import Problem
-from odeae.model.rules import AbstractRule
+from odeae.model.rule import AbstractRule
 from odeae.model.spectrum import Leading, Spectrum, leading_modes
-from odeae.model.state import Inputs, Modes, State, Unknowns
+from odeae.model.state import HUGE, Inputs, Modes, State, Unknowns
 
-# Weights that have grown to this size count as diverged: products of four of them don't overflow.
-HUGE = 1e50
 # Modes that have decayed to this size count as lost: below 1e-150 no tolerance follows them.
 LOST = 1e-140
 

@@ -17,15 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.averages.activations import Erf, Linear, ReLU
+from odeae.averages.closed import Erf, Linear, ReLU
 from odeae.base.compiler import computed_once, loop_as_one_kernel
 from odeae.base.precision import Real
-from odeae.model.errors import excess_error
-from odeae.model.rules import generalisation_error
+from odeae.base.status import Status
+from odeae.model.errors import excess_error, generalisation_error
 from odeae.model.schedules import longest_step
-from odeae.model.state import Overlaps, State, total_overlaps
-from odeae.results.trajectory import Status
-from odeae.theory.equations import HUGE, LOST, Equations, mode_sizes, surroundings, vector_field
+from odeae.model.state import HUGE, Overlaps, State, total_overlaps
+from odeae.theory.equations import LOST, Equations, mode_sizes, surroundings, vector_field
 from odeae.theory.step_control import SMALLEST, StepControl, pid, tolerance
 
 # What can be saved beside the error.

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.base.checks import flag, save_times, scalar, whole
+from odeae.base.checks import flag, scalar, whole
 from odeae.base.messages import explains_arguments, shortened
 from odeae.base.precision import Real, in_float64, is_traced, to_numpy
-from odeae.model.errors import excess_error
+from odeae.base.status import Status
+from odeae.base.times import save_times
+from odeae.model.errors import excess_error, generalisation_error
 from odeae.model.gradient_noise import refusal
 from odeae.model.problem import Problem, check_state, leading_spikes
-from odeae.model.rules import generalisation_error
 from odeae.model.schedules import check_schedule, jumps_before, longest_step
 from odeae.model.spectrum import Spectrum
 from odeae.model.state import (
@@ -25,7 +26,7 @@ from odeae.model.state import (
     field_variances,
     order_parameters,
 )
-from odeae.results.trajectory import Status, Trajectory, settings_json
+from odeae.results.trajectory import Trajectory, settings_json
 from odeae.theory.equations import (
     Equations,
     equations_of,

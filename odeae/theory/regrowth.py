@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.model.rules import MeanField
+from odeae.model.rule import MeanField
 from odeae.model.state import Overlaps
 from odeae.theory.equations import Equations
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
-from odeae.model.rules import MeanField, mean_field
+from odeae.model.rule import MeanField, mean_field
 from odeae.model.state import Unknowns, overlaps
 from odeae.theory.equations import Equations
 from odeae.theory.rosenbrock import whole_matrix

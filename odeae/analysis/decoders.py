@@ -1,0 +1,68 @@
+"""The best decoders of given encoders."""
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from odeae.averages.activation import mean_output, mean_slope, overlap
+from odeae.averages.special import safe_sqrt
+from odeae.base.contractions import diagonal
+from odeae.base.messages import explains_arguments
+from odeae.base.precision import Real, in_float64
+from odeae.model.errors import excess_error
+from odeae.model.problem import Problem, check_state
+from odeae.model.spectrum import leading_modes
+from odeae.model.state import Modes, State, total_overlaps
+
+
+@explains_arguments
+@in_float64
+def best_decoder(problem: Problem, state: State) -> State:
+    """Return `state` with the decoder that has the least error for its encoder and biases.
+
+    The error is quadratic in the decoder: per mode, u = G⁻¹ (ρ̃ c∘w). With an output bias,
+    u = (G − m mᵀ)⁻¹ (ρ̃ c∘w) and u_0 = −m·u, m = ⟨g⟩, so that the mean output vanishes. Of decoders
+    that are equally good (neurons that are copies of each other, or dead) it is the one with the
+    least Σ_k G_kk u_k². Rates and decay play no part. Exact for the lumped rows of a bulk as well.
+
+    Raises `ValueError` for tied weights, whose decoder is not free. Source: docs/theory.md 8.
+    """
+    state = check_state(problem, state)
+    network, inputs = problem.autoencoder, problem.inputs
+    if network.tied:
+        raise ValueError(
+            "`problem` must be untied: tied weights have no decoder of their own to be chosen"
+        )
+    unknowns = state.unknowns()
+    rows, total = unknowns.rows, total_overlaps(unknowns, inputs)
+    q, b = diagonal(total.Q1), state.bias if network.bias else None
+    c, G = mean_slope(network.activation, q, b), overlap(network.activation, total.Q1, b)
+    mean = mean_output(network.activation, q, b) if network.output_bias else None
+    if mean is not None:
+        G = G - mean[:, None] * mean[None, :]
+    decoder = (inputs.rho[:, None] * c[None, :] * rows.encoder) @ _inverse(G)
+    output = None if mean is None else -decoder @ mean
+    return State.from_rows(
+        Modes(jnp.asarray(rows.encoder), decoder, output), inputs.spikes.shape[0], state.bias
+    )
+
+
+def _inverse(G):
+    """Pseudo-inverse of a covariance, for variances of any sizes."""
+    size = safe_sqrt(jnp.maximum(diagonal(G), 0.0))
+    scale = jnp.where(size > 0, 1.0 / jnp.where(size > 0, size, 1.0), 0.0)
+    scale = scale[:, None] * scale[None, :]
+    return scale * jnp.linalg.pinv(scale * G, rtol=1e-13 * G.shape[0], hermitian=True)
+
+
+@explains_arguments
+@in_float64
+def residual(problem: Problem, state: State) -> Float[Real, ""]:
+    """Least excess error above the PCA error of rank K that a decoder can leave, of an encoder.
+
+    That of `best_decoder(problem, state)`, to all its digits: for a sigmoidal neuron on one mode
+    ½ ρ̃ (1 − y/arcsin y), y = q/(1 + q), q = ρ̃ α². It vanishes only where the encoder spans the
+    leading components and nothing non-linear is left. Source: docs/theory.md 8.
+    """
+    best, network = best_decoder(problem, state), problem.autoencoder
+    leading = leading_modes(problem.spectrum, network.hidden)
+    return excess_error(network, problem.inputs, leading, best.unknowns())

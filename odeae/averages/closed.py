@@ -1,0 +1,159 @@
+"""Activations whose averages are known in closed form: erf, ReLU, linear."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf, ndtr
+
+from odeae.averages.activation import AbstractActivation
+from odeae.averages.special import (
+    angle,
+    arcsine,
+    beyond_sine,
+    bvn_excess,
+    det2,
+    normal_pdf,
+    safe_ratio,
+    safe_sqrt,
+)
+
+
+class Erf(AbstractActivation):
+    """The sigmoidal activation of the paper, g(x) = erf(x/√2)."""
+
+    def __call__(self, x):
+        """Return erf(x/√2)."""
+        return erf(x * np.sqrt(0.5))
+
+    def slope(self, x):
+        """Return g'(x) = 2 φ(x)."""
+        return 2.0 * normal_pdf(x)
+
+    def slopes(self, q, b):
+        """Return c = 2φ(h)/√(1+q), h = b/√(1+q), and its derivatives."""
+        v = 1.0 + q
+        if b is None:
+            c = np.sqrt(2.0 / np.pi) / jnp.sqrt(v)
+            return c, -0.5 * c / v, jnp.zeros_like(c)
+        h = b / jnp.sqrt(v)
+        c = 2.0 * normal_pdf(h) / jnp.sqrt(v)
+        return c, -0.5 * c * (1.0 - h * h) / v, -b * c / v
+
+    def mean(self, q, b):
+        """Return 2Φ(h) − 1, h = b/√(1+q)."""
+        return jnp.zeros_like(q) if b is None else self(b / jnp.sqrt(1.0 + q))
+
+    def pairs(self, p):
+        """G = 4Φ2 − 2Φ(h1) − 2Φ(h2) + 1 = m1 m2 + 4(Φ2 − ΦΦ), P = 4φ2/√(v1 v2), and so on."""
+        q1, q2, q12, b1, b2 = p
+        v1, v2, root = 1.0 + q1, 1.0 + q2, self._root(p)
+        if b1 is None or b2 is None:
+            P = (2.0 / np.pi) / root
+            G = (2.0 / np.pi) * arcsine(q12, root, jnp.sqrt(v1) * jnp.sqrt(v2))
+            return G, P, -q12 * P / v1, jnp.zeros_like(P)
+        s1, s2 = jnp.sqrt(v1), jnp.sqrt(v2)
+        h1, h2 = b1 / s1, b2 / s2
+        h1_given_2 = (b1 + det2(b1, b2, q12, q2)) / (s2 * root)
+        h2_given_1 = (b2 + det2(b2, b1, q12, q1)) / (s1 * root)
+        h1, h2 = jnp.broadcast_arrays(h1, h2)
+        excess = bvn_excess(h1, h2, jnp.arctan2(q12, root), h1_given_2, h2_given_1)
+        G = self(h1) * self(h2) + 4.0 * excess
+        P = 4.0 * normal_pdf(h1) * normal_pdf(h2_given_1) / root
+        B = (2.0 * normal_pdf(h1) / s1) * self(h2_given_1)
+        return G, P, -(b1 * B + q12 * P) / v1, B
+
+    def beyond_linear(self, p):
+        """Without biases (2/π)(arcsin r − r), r = q12/√(v1 v2), to all its digits."""
+        if p.b1 is not None:
+            return super().beyond_linear(p)
+        norm = jnp.sqrt(1.0 + p.q1) * jnp.sqrt(1.0 + p.q2)
+        return (2.0 / np.pi) * beyond_sine(p.q12, self._root(p), norm)
+
+    def _root(self, p):
+        """√((1+q11)(1+q22) − q12²), of a sum of positive terms."""
+        return jnp.sqrt(1.0 + p.q1 + p.q2 + jnp.maximum(det2(p.q1, p.q12, p.q12, p.q2), 0.0))
+
+
+class ReLU(AbstractActivation):
+    """g(x) = max(x, 0), its slope at 0 read as ½."""
+
+    def __call__(self, x):
+        """Return max(x, 0)."""
+        return jnp.maximum(x, 0.0)
+
+    def slope(self, x):
+        """Return the step function, ½ at 0."""
+        return jnp.heaviside(x, 0.5)
+
+    def slopes(self, q, b):
+        """Return c = Φ(h), h = b/√q, and its derivatives."""
+        if b is None:
+            half = jnp.full_like(q, 0.5)
+            c_b = safe_ratio(normal_pdf(jnp.zeros_like(q)), safe_sqrt(q))
+            return half, jnp.zeros_like(q), c_b
+        s = safe_sqrt(q)
+        h = safe_ratio(b, s)
+        density = normal_pdf(h)
+        c_q = -0.5 * safe_ratio(h * density, q)
+        return ndtr(h), c_q, safe_ratio(density, s)
+
+    def mean(self, q, b):
+        """Return s (hΦ(h) + φ(h)), s = √q, h = b/s."""
+        s = safe_sqrt(q)
+        if b is None:
+            return s / np.sqrt(2.0 * np.pi)
+        h = safe_ratio(b, s)
+        return b * ndtr(h) + s * normal_pdf(h)
+
+    def pairs(self, p):
+        """With θ the angle between two neurons, G = (s1 s2/2π)(sin θ + (π−θ) cos θ) for b = 0."""
+        q1, q2, q12, b1, b2 = p
+        s1, s2 = safe_sqrt(q1), safe_sqrt(q2)
+        root = safe_sqrt(det2(q1, q12, q12, q2))  # s1 s2 sin θ
+        theta = angle(root, q12)
+        if b1 is None or b2 is None:
+            P = 0.5 - theta / (2.0 * np.pi)
+            S = safe_ratio(root, q1) / (2.0 * np.pi)
+            B = (s2 + safe_ratio(q12, s1)) / np.sqrt(8.0 * np.pi)
+            return root / (2.0 * np.pi) + q12 * P, P, S, B
+        h1, h2 = jnp.broadcast_arrays(safe_ratio(b1, s1), safe_ratio(b2, s2))
+        n1, n2 = det2(b1, b2, q12, q2), det2(b2, b1, q12, q1)
+        h1_given_2, h2_given_1 = safe_ratio(n1, s2 * root), safe_ratio(n2, s1 * root)
+        P = ndtr(h1) * ndtr(h2) + bvn_excess(h1, h2, 0.5 * np.pi - theta, h1_given_2, h2_given_1)
+        at1, at2 = normal_pdf(h1) * ndtr(h2_given_1), normal_pdf(h2) * ndtr(h1_given_2)
+        density = normal_pdf(h1) * normal_pdf(h2_given_1)  # o φ2
+        G = (b1 * b2 + q12) * P + b1 * s2 * at2 + b2 * s1 * at1 + root * density
+        B = b2 * P + s2 * at2 + safe_ratio(q12, s1) * at1
+        mean, deviation = safe_ratio(n2, q1), safe_ratio(root, s1)  # of λ2 + b2 at λ1 + b1 = 0
+        S = safe_ratio(mean * at1 + deviation * density, s1)
+        return G, P, S, B
+
+
+class Linear(AbstractActivation):
+    """g(x) = x."""
+
+    def __call__(self, x):
+        """Return x."""
+        return x
+
+    def slope(self, x):
+        """Return 1."""
+        return jnp.ones_like(x)
+
+    def slopes(self, q, b):
+        """Return c = 1 and vanishing derivatives."""
+        return jnp.ones_like(q), jnp.zeros_like(q), jnp.zeros_like(q)
+
+    def mean(self, q, b):
+        """Return b."""
+        return jnp.zeros_like(q) if b is None else b + 0.0 * q
+
+    def pairs(self, p):
+        """G = q12 + b1 b2, P = 1, S = 0, B = b2."""
+        one, zero = jnp.ones_like(p.q12), jnp.zeros_like(p.q12)
+        if p.b1 is None or p.b2 is None:
+            return p.q12, one, zero, zero
+        return p.q12 + p.b1 * p.b2, one, zero, p.b2 * one
+
+    def beyond_linear(self, p):
+        """Return b1 b2."""
+        return (0.0 if p.b1 is None else p.b1 * p.b2) + 0.0 * p.q12

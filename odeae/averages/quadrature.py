@@ -1,0 +1,223 @@
+"""Any smooth activation, by quadrature."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odeae.averages.activation import AbstractActivation
+from odeae.averages.special import det2, safe_ratio, safe_sqrt
+from odeae.base.checks import raised, scalar
+from odeae.base.messages import explains_arguments, shortened
+from odeae.base.named import itself, portable_state
+from odeae.base.precision import float64, is_traced
+
+
+def _derivatives(fn: Callable, order: int) -> list[Callable]:
+    """Return [fn, fn', …] up to `order`, each elementwise."""
+    functions = [fn]
+    for _ in range(order):
+        last = functions[-1]
+        functions.append(lambda x, f=last: jax.jvp(f, (x,), (jnp.ones_like(x),))[1])
+    return functions
+
+
+def _plain(value: Any) -> Any:
+    """What is static must be no scalar of NumPy, which Equinox takes for an array."""
+    return value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
+
+
+@explains_arguments
+class Quadrature(AbstractActivation):
+    """Any smooth activation `fn`, averaged by the trapezoidal rule, which is spectral here.
+
+    `fn` is an elementwise JAX function, for example `jnp.tanh` or
+    `functools.partial(jax.nn.gelu, approximate=False)`. `scale` is the length over which it bends
+    (1 for tanh(x), 0.2 for tanh(5x)): the nodes follow it. `q_max` is the largest field variance
+    to be resolved; the cost of a drift grows like q_max/scale² once fields are that large.
+
+    Averages are good to 1e-8 (in units of √(G11 G22) and the like) for q ≤ q_max. Beyond, concrete
+    calls raise `ValueError` and traced ones give NaN (`predict` reports it as a status).
+
+    Raises `ValueError` for a kinked or jumping `fn` (a quadrature would miss the δ in g'') and for
+    one that these nodes don't resolve.
+    """
+
+    fn: Callable = eqx.field(static=True)
+    scale: float = eqx.field(static=True, converter=_plain, default=1.0)
+    q_max: float = eqx.field(static=True, converter=_plain, default=100.0)
+
+    __getstate__ = portable_state
+    __copy__ = __deepcopy__ = itself
+
+    def __check_init__(self):
+        if not callable(self.fn):
+            raise ValueError(f"`fn` must be an elementwise JAX function, got {shortened(self.fn)}")
+        scalar("scale", self.scale, above=0.0)
+        scalar("q_max", self.q_max, above=0.0)
+        try:
+            hash(self.fn)
+        except TypeError as error:
+            raise ValueError(
+                f"`fn` must be hashable, got a {type(self.fn).__name__}, which is not; wrap it in "
+                "a function, such as `lambda x: fn(x)`"
+            ) from error
+        _check_once(self)
+
+    def __call__(self, x):
+        """Return fn(x)."""
+        return self.fn(x)
+
+    def slope(self, x):
+        """Return fn'(x)."""
+        return _derivatives(self.fn, 1)[1](x)
+
+    def slopes(self, q, b):
+        """Return c = E[g'], c_q = ½ E[g'''] and c_b = E[g'']."""
+        _, g1, g2, g3 = self._moments(q, b, 3)
+        return g1, 0.5 * g3, g2
+
+    def mean(self, q, b):
+        """Return E[g]."""
+        return self._moments(q, b, 0)[0]
+
+    def _moments(self, q, b, order):
+        """E of fn and of its derivatives up to `order`."""
+
+        def at(nodes):
+            z, weight = nodes
+            x = safe_sqrt(q)[:, None] * z[None, :] + (0.0 if b is None else b[:, None])
+            return tuple(f(x) @ weight for f in _derivatives(self.fn, order))
+
+        return self.over_nodes(q, at)
+
+    def pairs(self, p):
+        """Average over λ1, and within over λ2 given λ1."""
+        q = p.q1[:, 0]
+        s1 = safe_sqrt(p.q1)
+        root = safe_sqrt(det2(p.q1, p.q12, p.q12, p.q2))
+        mean, deviation = safe_ratio(p.q12, s1), safe_ratio(root, s1)
+        deviation = jnp.where(p.q1 > 0, deviation, safe_sqrt(p.q2))
+        biases = jnp.zeros_like(q) if p.b2 is None else p.b2[0]
+
+        def at(nodes):
+            z, weight = nodes
+
+            def row(neuron):  # one neuron 1 against all neurons 2
+                s1, mean, deviation, b1 = neuron
+                g, g1, g2 = (f(s1 * z + b1) for f in _derivatives(self.fn, 2))
+                x2 = jnp.outer(deviation, z)[:, None, :] + jnp.outer(mean, z)[:, :, None]
+                x2 = x2 + biases[:, None, None]
+                f, f1 = (h(x2) @ weight for h in _derivatives(self.fn, 1))
+                return f @ (weight * g), f1 @ (weight * g1), f @ (weight * g2), f @ (weight * g1)
+
+            return jax.lax.map(row, (s1[:, 0], mean, deviation, biases))
+
+        return self.over_nodes(q, at)
+
+    def check_variance(self, q):
+        """Raise `ValueError` if a concrete variance is above q_max."""
+        if not is_traced(q) and np.any(np.asarray(q) > self.q_max):
+            raise ValueError(
+                f"this Quadrature resolves field variances up to q_max={self.q_max:g}, got "
+                f"q={float(np.max(q)):g}; construct it with a larger `q_max`"
+            )
+
+    def resolves(self, q):
+        """Whether all variances are finite and at most q_max."""
+        return jnp.all(q <= self.q_max)
+
+    def over_nodes(self, q, function):
+        """Return function((z, weights)), a tuple, with nodes z that resolve fn at variances q.
+
+        z stands for a standard normal. NaN where a variance is beyond q_max.
+        """
+        limits, rules = self._levels()
+        level = sum((jnp.max(q) > limit).astype(int) for limit in limits[:-1])
+        values = jax.lax.switch(level, [functools.partial(function, rule) for rule in rules])
+        return tuple(jnp.where(self.resolves(q), v, jnp.nan) for v in values)
+
+    def _levels(self):
+        """Variances up to which each rule is good, and the rules (nodes z, weights)."""
+        limits = [self.q_max / 100.0, self.q_max / 10.0, self.q_max]
+        return limits, [_trapezoid(min(0.4, 0.32 * self.scale / limit**0.5)) for limit in limits]
+
+    def check_smooth_and_resolved(self):
+        """Raise unless fn is smooth (panel by panel) and every rule agrees with a finer one."""
+        reach = 7.0 * self.q_max**0.5 + 10.0
+        edges = np.linspace(-reach, reach, int(np.ceil(4.0 * reach / self.scale)) + 1)
+        node, weight = np.polynomial.legendre.leggauss(12)
+        half = 0.5 * np.diff(edges)[:, None]
+        points = [edges, edges[:-1, None] + half * (1.0 + node)]
+        cases = []
+        for limit, rule in zip(*self._levels(), strict=True):
+            finer = _trapezoid(0.5 * (rule[0][1] - rule[0][0]), reach=9.0)
+            for b in (0.0, 3.3, -10.0):
+                cases.append((limit, b, rule[1], finer[1]))
+                points += [limit**0.5 * rule[0] + b, limit**0.5 * finer[0] + b]
+        ends, inside, *at = self._evaluate(points)
+        for order in range(3):
+            change = np.diff(ends[order])
+            integral = np.sum(half * weight * inside[order + 1], axis=1)
+            size = 1.0 + np.maximum(np.abs(ends[order][1:]), np.abs(ends[order][:-1]))
+            bad = ~(np.abs(change - integral) <= 1e-8 * size * self.scale**-order)
+            if np.any(bad):
+                i = int(np.argmax(bad))
+                raise ValueError(
+                    f"`fn` is not smooth at scale {self.scale:g}: its derivative of order {order} "
+                    f"changes by {change[i]:.3g} over [{edges[i]:.3g}, {edges[i + 1]:.3g}], the "
+                    f"next one integrates to {integral[i]:.3g} there. Kinks and jumps can't be "
+                    "averaged by quadrature (for ReLU use its closed form); for a smooth but "
+                    "steep function give a smaller `scale`"
+                )
+        for (limit, b, weights, finer), f, f_fine in zip(cases, at[::2], at[1::2], strict=True):
+            for order in range(4):
+                # products of second and third derivatives are never averaged
+                for power in (1, 2) if order < 2 else (1,):
+                    got, fine = weights @ f[order] ** power, finer @ f_fine[order] ** power
+                    size = (self.scale**-order + (finer @ f_fine[order] ** 2) ** 0.5) ** power
+                    if not abs(got - fine) <= 5e-9 * size:
+                        raise ValueError(
+                            f"Quadrature doesn't resolve `fn` at q={limit:g}, b={b:g}: moment "
+                            f"{power} of its derivative of order {order} is {got:.10g}, with more "
+                            f"nodes {fine:.10g}; give a smaller `scale` if `fn` is steep, a "
+                            "smaller `q_max` if it grows fast"
+                        )
+
+    def _evaluate(self, points):
+        """fn and three derivatives at each array of points, in one compiled call."""
+
+        def all_orders(x):
+            return jnp.stack([f(x) for f in _derivatives(self.fn, 3)])
+
+        flat = np.concatenate([x.ravel() for x in points])
+        try:
+            with float64(), jax.ensure_compile_time_eval():
+                values = np.asarray(jax.jit(all_orders)(jnp.asarray(flat)), np.float64)
+        except Exception as error:
+            raise ValueError(
+                "`fn` must be an elementwise JAX function that can be differentiated three times; "
+                f"{raised(error)}"
+            ) from error
+        if values.shape != (4, flat.size):
+            raise ValueError("`fn` must act elementwise, but it changes the shape of its input")
+        parts = np.split(values, np.cumsum([x.size for x in points])[:-1], axis=1)
+        return [part.reshape(4, *x.shape) for part, x in zip(parts, points, strict=True)]
+
+
+@functools.lru_cache(maxsize=64)
+def _check_once(quadrature: Quadrature) -> None:
+    """Check a Quadrature, unless one of the same function and numbers has passed: it compiles."""
+    quadrature.check_smooth_and_resolved()
+
+
+def _trapezoid(step: float, reach: float = 7.0):
+    """Nodes and weights of E over a standard normal; the error falls like exp(−2π²/step²)."""
+    n = int(np.ceil(reach / step))
+    z = step * np.arange(-n, n + 1)
+    weight = np.exp(-0.5 * z * z)
+    return z, weight / np.sum(weight)

@@ -1,0 +1,182 @@
+"""What a learning rule is: one drift, and one update at finite D."""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from odeae.averages.activation import mean_output
+from odeae.base.checks import described
+from odeae.base.compiler import computed_once
+from odeae.base.contractions import diagonal, lower, mixed, on_diagonal
+from odeae.base.precision import Real, in_float64
+from odeae.model.autoencoder import Autoencoder, Weights
+from odeae.model.gradient_noise import gradient_covariance
+from odeae.model.state import Inputs, Modes, Overlaps, Unknowns, total_overlaps
+
+
+class MeanField(NamedTuple):
+    """All that one mode feels of the others: sums over modes (docs/theory.md 4).
+
+    `Q1`, `T0` (K, K); `R` (K,), the diagonal of R1; `output` (K,), T0_k0 of an output bias.
+    """
+
+    Q1: Real
+    T0: Real
+    R: Real
+    output: Real | None
+
+
+def mean_field(rows: Modes, rho: Real, total: Overlaps) -> MeanField:
+    """The mean field of rows with scaled eigenvalues `rho` and order parameters `total`."""
+    R = jnp.sum(rho[:, None] * rows.decoder * rows.encoder, axis=0)  # of R1 the diagonal alone
+    return MeanField(total.Q1, total.T0, R, None if total.output is None else total.output.T0[:-1])
+
+
+class AbstractRule(eqx.Module):
+    """A learning rule: which reconstruction a neuron sees, at which rates its parts move.
+
+    `weight_decay`: κ, acts on all weights but the hidden biases as −κ/D per step and carries no
+    rate. `schedule`: a function of t = steps/D, a factor of all rates, or None. `feedback`: whose
+    output is taken away from what neuron k learns from: "all", "lower" (neurons a ≤ k) or "none".
+    """
+
+    weight_decay: eqx.AbstractVar[Any]
+    schedule: eqx.AbstractVar[Any]
+    feedback: eqx.AbstractVar[str]
+
+    __repr__ = described
+
+    @abc.abstractmethod
+    def rates(self, network: Autoencoder) -> tuple[Real, Real, Real, Real]:
+        """Return (η_w, η_v, η_b, η_0): of encoder path, decoder path, hidden and output bias."""
+
+    @abc.abstractmethod
+    def check(self, network: Autoencoder) -> None:
+        """Raise `ValueError` for a network that this rule can't train."""
+
+    def factor(self, t: Float[Real, ""]) -> Any:
+        """Factor of all rates at t = steps/D."""
+        return 1.0 if self.schedule is None else self.schedule(t)
+
+    def seen(self, pairs: Float[Real, "hidden hidden *lanes"]) -> Real:
+        """m_ka × a pair quantity: 0 where neuron k doesn't see neuron a (docs/theory.md 5)."""
+        if self.feedback == "all":
+            return pairs
+        return lower(pairs) if self.feedback == "lower" else jnp.zeros_like(pairs)
+
+    def drift(
+        self, network: Autoencoder, inputs: Inputs, unknowns: Unknowns, factor: Any = 1.0
+    ) -> Unknowns:
+        """Return d(unknowns)/dt: the equations of motion of docs/theory.md 4 and 5.
+
+        dw = η_w [ρ̃ c u + ρ̃_in ((2 c_q R − Σ_a m T0 S) w − Σ_a m T0 P w_a)] − κ w
+        du = η_v [ρ̃ c w − Σ_a m G u_a] − κ u,  db = η_b [c_b R − Σ_a m T0 B]
+
+        Sums include an output bias, a neuron of constant output. Tied rows w = s u move by their
+        decoder part plus s times their encoder part. For SGD with the full gradient, neither
+        truncated nor with decay, these are minus the rates times ∂e/∂(w, u, b) (∂e/∂u if tied).
+        """
+        rows, bias, added = unknowns
+        total = total_overlaps(unknowns, inputs)
+        field = mean_field(rows, inputs.rho, total)
+        moved, db, to_w = self.motion(network, inputs, rows, bias, field, factor)
+        if added is not None:  # the same map as dw, and what the steps of SGD make anew
+            A = inputs.noise * to_w - self.weight_decay * jnp.eye(network.hidden)
+            made = gradient_covariance(network, total, bias, self.seen(total.T0))
+            lr_w = factor * self.rates(network)[0]
+            half = A @ added + 0.5 * lr_w**2 * inputs.noise * made
+            added = half + half.T  # symmetric to the last bit
+        return Unknowns(moved, db, added)
+
+    def motion(
+        self,
+        network: Autoencoder,
+        inputs: Inputs,
+        rows: Modes,
+        bias: Float[Real, "hidden *lanes"],
+        field: MeanField,
+        factor: Any = 1.0,
+    ) -> tuple[Modes, Real, Real]:
+        """Return d(rows)/dt, d(bias)/dt in a given mean field, and the pairs that act on w.
+
+        Linear in the rows, and apart from the mean field none of them feels another.
+        """
+        w, u, rho = rows.encoder, rows.decoder, inputs.rho[:, None]
+        lr_w, lr_u, lr_b, lr_0 = (factor * rate for rate in self.rates(network))
+        q, R = diagonal(field.Q1), field.R
+        b = bias if network.bias else None
+        T0 = self.seen(field.T0)
+
+        def pairs():
+            """Return all that concerns pairs, with the rates; rows, which are many, come later."""
+            a = network.activation.averages(field.Q1, b)
+            own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
+            back = a.c_b * R - jnp.sum(T0 * a.B, axis=1)
+            mean = None
+            if field.output is not None:
+                mean = mean_output(network.activation, q, b)
+                own = own - field.output * a.c_b
+                back = back - field.output * a.c
+            pull, push = on_diagonal(own) - T0 * a.P, self.seen(a.G)
+            return lr_w * a.c, lr_u * a.c, lr_w * pull, lr_u * push, back, mean
+
+        from_u, from_w, to_w, to_u, back, mean = computed_once(pairs, w)
+        encoder = rho * (from_u[None] * u) + (rho + inputs.noise) * mixed(w, to_w)
+        decoder = rho * (from_w[None] * w) - mixed(u, to_u)
+        output = None
+        if rows.output is not None and mean is not None:
+            decoder = decoder - lr_u * rows.output[:, None] * mean[None]
+            output = -lr_0 * (jnp.sum(u * mean[None], axis=1) + rows.output)
+            output = output - self.weight_decay * rows.output
+        if network.tied:
+            du = decoder + network.gain * encoder - self.weight_decay * u
+            dw = network.gain * du
+        else:
+            dw = encoder - self.weight_decay * w
+            du = decoder - self.weight_decay * u
+        db = lr_b * back if network.bias else 0.0 * bias
+        return Modes(dw, du, output), db, to_w
+
+    @in_float64
+    def update(
+        self,
+        network: Autoencoder,
+        weights: Weights,
+        x: Float[Real, " dim"],
+        corrupted: Float[Real, " dim"],
+        factor: Any = 1.0,
+    ) -> Weights:
+        """Return the weights after one step on target x and input `corrupted` (docs/theory.md 1).
+
+        Neuron k learns from Δ^k = x − Σ_a m_ka v_a g_a: v_k += (η_v/D) g_k Δ^k,
+        w_k += (η_w/D) (v_k·Δ^k/D) g'_k x_in/√D, b_k += (η_b/D) (v_k·Δ^k/D) g'_k.
+        """
+        W, V, b, v0 = weights
+        dim = x.shape[-1]
+        lr_w, lr_v, lr_b, lr_0 = (factor * rate / dim for rate in self.rates(network))
+        field = W @ corrupted / np.sqrt(dim) + b
+        hidden = network.activation(field)
+        if self.feedback == "lower":
+            residual = x[None, :] - jnp.cumsum(hidden[:, None] * V, axis=0)
+            along = jnp.sum(V * residual, axis=1)
+            outer = hidden[:, None] * residual
+        else:
+            residual = x - hidden @ V if self.feedback == "all" else x
+            residual = residual if v0 is None else residual - v0
+            along = V @ residual
+            outer = jnp.outer(hidden, residual)
+        back = (along / dim) * network.activation.slope(field)
+        decay = 1.0 - self.weight_decay / dim
+        V = decay * V + lr_v * outer
+        if network.tied:
+            V = V + network.gain * lr_w * jnp.outer(back, corrupted)
+            W = network.gain * V / np.sqrt(dim)
+        else:
+            W = decay * W + lr_w * jnp.outer(back, corrupted / np.sqrt(dim))
+        if network.bias:
+            b = b + lr_b * back
+        return Weights(W, V, b, None if v0 is None else decay * v0 + lr_0 * residual)

@@ -1,0 +1,114 @@
+"""Legends that cover nothing."""
+
+import textwrap
+from typing import Any
+
+import numpy as np
+
+
+def occupied(ax: Any) -> tuple[np.ndarray, list[Any]]:
+    """What curves cover, in pixels: points on lines and error bars, and the outlines of bands."""
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    data = ax.transData
+    paths = [data.transform_path(x.get_path()) for x in ax.lines if x.get_transform() == data]
+    of = [(part, data.transform_path(path)) for part in ax.collections for path in part.get_paths()]
+    paths += [path for part, path in of if isinstance(part, LineCollection)]
+    points = [np.zeros((0, 2))]
+    for path in paths:
+        if len(path.vertices) == 1:
+            points.append(path.vertices)
+        start, way = path.vertices[:-1], np.diff(path.vertices, axis=0)
+        seen = np.isfinite(start).all(1) & np.isfinite(way).all(1)
+        steps = int(min(np.abs(way[seen]).max(initial=0.0) / 3.0, 400.0)) + 2
+        parts = np.linspace(0.0, 1.0, steps)[:, None, None]
+        points.append((start[seen] + parts * way[seen]).reshape(-1, 2))
+    return np.concatenate(points), [path for part, path in of if isinstance(part, PolyCollection)]
+
+
+def is_hit(box: Any, points: np.ndarray, filled: list[Any]) -> bool:
+    """Whether a box on the screen covers any of the points or crosses a filled area."""
+    inside = np.all((points > box.min) & (points < box.max), axis=1)
+    return bool(inside.any()) or any(path.intersects_bbox(box) for path in filled)
+
+
+# Curves are pressed to this part of the height at most; a legend that needs more covers them.
+_SMALLEST = 0.3
+
+
+_PLACES = (
+    "upper right", "upper left", "lower left", "lower right",
+    "center right", "center left", "lower center", "upper center", "center",
+)  # fmt: skip
+
+
+def add_legend(ax: Any, handles: list[Any] | None = None, place: bool | str = True) -> None:
+    """A legend where it covers no curve; if there is no such place, the axes make room for it.
+
+    `handles`: what to name, by default all that has a label. `place`: a place of the user's own.
+    """
+    if handles is None:
+        handles, texts = ax.get_legend_handles_labels()
+    else:
+        texts = [handle.get_label() for handle in handles]
+    if not handles:
+        return
+    style: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none", "fontsize": 8}
+    if isinstance(place, str):
+        ax.legend(handles, texts, loc=place, **style)
+        return
+    root = ax.figure.canvas.figure
+    if root.get_layout_engine() is not None:  # it moves the axes before they are measured
+        root.get_layout_engine().execute(root)
+    inside, margin = ax.get_window_extent(), 3.0 * root.dpi / 72.0
+    points, filled = occupied(ax)
+    roomy: tuple = (0.0,)
+    for size in (8, 7, 6):
+        style["fontsize"] = size
+        for columns in range(1, len(handles) + 1):
+            legend = ax.legend(handles, texts, loc="upper right", ncols=columns, **style)
+            width = legend.get_window_extent().width
+            if columns == 1 and width > inside.width:  # narrow axes: in lines of fewer letters
+                most = int(max(map(len, texts)) * inside.width / width) - 6
+                texts = [textwrap.fill(text, max(most, 12)) for text in texts]
+                legend = ax.legend(handles, texts, loc="upper right", **style)
+            elif columns > 1 and width > inside.width:
+                break
+            for where in _PLACES:
+                legend.set_loc(where)
+                if not is_hit(legend.get_window_extent().padded(margin), points, filled):
+                    return
+            roomy = max(roomy, (*_room(ax, legend, points, margin), columns))
+        if roomy[0] > 0.6:
+            break
+    part, where, columns = roomy
+    ax.legend(handles, texts, loc=where, ncols=columns, **style)
+    low, high = ax.yaxis.get_transform().transform(np.asarray(ax.get_ylim()))
+    if where.startswith("upper"):
+        high = low + (high - low) / part
+    else:
+        low = high - (high - low) / part
+    ax.set_ylim(*ax.yaxis.get_transform().inverted().transform(np.asarray([low, high])))
+
+
+def _room(ax: Any, legend: Any, points: np.ndarray, margin: float) -> tuple[float, str]:
+    """To which part curves must be pressed to make room for a legend, and where that is most."""
+    inside = ax.get_window_extent()
+    seen = points[np.all((points >= inside.min) & (points <= inside.max), axis=1)]
+    parts = []
+    for where in (place for place in _PLACES if not place.startswith("center")):
+        legend.set_loc(where)
+        box = legend.get_window_extent().padded(2.0 * margin)
+        near = seen[(seen[:, 0] > box.x0) & (seen[:, 0] < box.x1), 1]
+        up = where.startswith("upper")
+        way = (near - inside.y0) if up else (inside.y1 - near)
+        room = (box.y0 - inside.y0) if up else (inside.y1 - box.y1)
+        parts.append((max(room / way.max(initial=1.0), _SMALLEST), where))
+    return max(parts)
+
+
+def legend_above(ax: Any, handles: list) -> None:
+    """Put a legend of `handles` in one line above the axes."""
+    if handles:
+        style = {"frameon": False, "fontsize": 8, "borderaxespad": 0.2, "ncols": len(handles)}
+        ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), **style)

@@ -1,0 +1,30 @@
+"""Where simulated runs stand, to go on from."""
+
+import equinox as eqx
+import numpy as np
+
+from odeae.base.messages import counted
+from odeae.model.autoencoder import Weights
+
+
+class Checkpoint(eqx.Module):
+    """Where simulated runs stand: weights (runs, K, D), steps done, seed, kind of inputs.
+
+    Pass it to `simulate(..., weights=...)` to go on exactly as if the runs had not been stopped.
+    The weights are in the eigenbasis for Gaussian inputs; for real inputs in input space, because
+    an eigenbasis that is computed again may have other signs. `about`: what the runs belong to,
+    as JSON: their problem and data in few numbers, by which `simulate` knows them again.
+    """
+
+    weights: Weights
+    step: int = eqx.field(static=True)
+    seed: int = eqx.field(static=True)
+    source: str = eqx.field(static=True)
+    about: str = eqx.field(static=True, default="{}")
+
+    def __repr__(self):
+        runs, hidden, dim = np.shape(self.weights.decoder)
+        return (
+            f"Checkpoint({counted(runs, 'run')} of {self.source}, K={hidden}, D={dim}, after "
+            f"{counted(self.step, 'step')}, seed {self.seed})"
+        )
