@@ -302,7 +302,7 @@ def test_spectrum_and_real_inputs(shell, tmp_path):
         (["predict", *SMALL, "--lr-encoder", "inf"], "`lr_encoder` must be finite"),
         (["predict", *SMALL, "--times", "0,2,1"], "`times` must increase, got 1 after 2"),
         (["predict", *SMALL, "--times", "-1,2"], "`times` must not be negative, got -1"),
-        (["predict", *SMALL, "--times", ""], "`times` must hold at least one time"),
+        (["predict", *SMALL, "--times", ""], "`times` must not be empty"),
         (["predict", *SMALL, "--activation", "rleu"], "did you mean 'relu'"),
         (["predict", *SMALL, "-o", "no/where.nc"], "output folder 'no' does not exist"),
         (["predict", *SMALL, "--plot", "a.gif"], "`plot` must end in one of .png"),
@@ -843,7 +843,7 @@ def test_patches_are_written_for_the_examples_of_the_readme(shell):
         (["q.npy", "--size", "64", "--stride", "1"], "GiB; give a larger `stride`"),
         (["q.npy", "none"], "no folder of images 'none'"),
         (["q.npy", "."], "'.' holds no images: expected files ending in .png, .jpg"),
-        (["q.npy", "p.npy"], "can't read 'p.npy' as an image"),
+        (["q.npy", "p.npy"], "'p.npy' is no image: expected files ending in .png"),
     ):
         code, _, err = shell("patches", *words)
         assert code == 1

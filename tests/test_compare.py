@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import t as student
 
 import odeae
+from odeae.model.state import Overlaps
 
 DIM, RUNS = 1000, 8
 PROBLEM = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.5], DIM), odeae.Autoencoder(2))
@@ -20,7 +21,7 @@ CURVE = 1.0 + np.exp(-TIMES / 5.0)
 def trajectory(error, source, times=TIMES, **fields):
     error = np.asarray(error)
     zeros = np.zeros((*error.shape, 2, 2))
-    part = odeae.model.state.Overlaps(zeros, zeros, zeros, zeros, zeros)
+    part = Overlaps(zeros, zeros, zeros, zeros, zeros)
     shape = error.shape[:-1]
     return odeae.Trajectory(
         times=np.asarray(times),

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import odeae
 from odeae.averages.activation import nonlinear_overlap
+from odeae.averages.activations import activation as by_name
 from odeae.base.status import Status
 from odeae.model.errors import excess_error
 from odeae.model.spectrum import leading_modes
@@ -125,7 +126,7 @@ def test_leading_modes_are_those_of_the_pca_error():
 
 @pytest.mark.parametrize("activation", ["erf", "relu", "linear"])
 def test_nonlinear_overlap_has_the_derivative_of_its_definition(activation):
-    g = odeae.averages.activations.activation(activation)
+    g = by_name(activation)
     Q = np.array([[0.5, 0.1], [0.1, 0.3]])
     b = np.array([0.2, -0.1])
 

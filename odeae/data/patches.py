@@ -11,6 +11,7 @@ from odeae.base.files import as_path, existing_file
 from odeae.base.messages import shortened
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+_ENDINGS = f"expected files ending in {', '.join(_IMAGES)}"
 
 
 def image_patches(images: Any, size: int = 32, stride: int = 12) -> np.ndarray:
@@ -70,9 +71,7 @@ def _named_images(images: Any) -> list[tuple[str, Any]]:
             raise FileNotFoundError(f"no folder of images {str(folder)!r}")
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _IMAGES)
         if not files:
-            raise ValueError(
-                f"{str(folder)!r} holds no images: expected files ending in {', '.join(_IMAGES)}"
-            )
+            raise ValueError(f"{str(folder)!r} holds no images: {_ENDINGS}")
         return [(repr(file.name), file) for file in files]
     several = list(images) if np.iterable(images) else []
     if not several:
@@ -83,6 +82,8 @@ def _named_images(images: Any) -> list[tuple[str, Any]]:
 def _grey(name: str, image: Any, skimage: Any) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         path = existing_file("images", image)
+        if path.suffix.lower() not in _IMAGES:
+            raise ValueError(f"{str(path)!r} is no image: {_ENDINGS}")
         try:
             image = skimage.io.imread(path)
         except (OSError, ValueError, SyntaxError) as error:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from odeae.base.files import existing_file
 from odeae.base.messages import meant, one_of, shortened
 from odeae.base.progress import at_terminal, saying_how_long
 from odeae.shell import settings as config
@@ -682,15 +683,17 @@ def plot(
 ) -> None:
     """Draw what was saved: the curves of a .nc file, or the sweep in a .zarr store."""
     one_of("what", what, _SHOWN)
-    picture = str(Path(file).with_suffix(".png")) if output is None and file else output
-    _check_outputs({"plot": picture, "overwrite": overwrite})
-    _start_jax()
     stored = Path(file).suffix.lower() == ".zarr"
     for name, value, fits in (("group", group, not stored), ("x", x, stored), ("y", y, stored)):
         if value is not None and not fits:
             raise ValueError(
                 f"--{name} has no meaning for {file!r}: --group is for .nc, --x and --y for stores"
             )
+    if not stored:
+        existing_file("file", file)
+    picture = str(Path(file).with_suffix(".png")) if output is None and file else output
+    _check_outputs({"plot": picture, "overwrite": overwrite})
+    _start_jax()
     axes = _plot_store(file, what, x, y) if stored else _plot_file(file, what, group)
     _save_figure(axes, str(picture), overwrite)
     if as_json:
