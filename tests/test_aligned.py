@@ -16,7 +16,7 @@ from odeae.analysis.decoders import best_decoder, residual
 from odeae.analysis.power_laws import local_slopes
 from odeae.averages.single import moments
 from odeae.model.errors import excess_error
-from odeae.model.spectrum import leading_modes
+from odeae.model.leading import leading_modes
 from odeae.theory import aligned
 from odeae.theory.aligned import predict_aligned
 

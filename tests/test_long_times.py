@@ -13,11 +13,11 @@ from odeae.averages.activation import nonlinear_overlap
 from odeae.averages.activations import activation as by_name
 from odeae.base.status import Status
 from odeae.model.errors import excess_error
-from odeae.model.spectrum import leading_modes
+from odeae.model.leading import leading_modes
 from odeae.theory.equations import equations_of, vector_field
-from odeae.theory.predict import EXPLICIT_STEPS
 from odeae.theory.resolvent import by_modes, implicit_steps_pay, resolvent_of
 from odeae.theory.rosenbrock import Rodas4, whole_matrix
+from odeae.theory.strategy import EXPLICIT_STEPS
 
 mp.mp.dps = 60
 

@@ -18,7 +18,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
 from odeae.simulation import sgd as simulation
-from odeae.simulation.sgd import _about, _block_length, _check_same, _Gaussian, _normals
+from odeae.simulation.resuming import about_runs, check_same_runs
+from odeae.simulation.sources import GaussianInputs, block_length, normals_of
 
 DIM, HIDDEN = 64, 3
 TIMES = np.array([0.0, 0.5, 1.0, 2.0])
@@ -267,12 +268,12 @@ def test_own_functions_are_known_by_their_values():
 
     def about(fn):
         network = odeae.Autoencoder(HIDDEN, odeae.Quadrature(fn))
-        return _about(odeae.Problem(problem().spectrum, network), None)
+        return about_runs(odeae.Problem(problem().spectrum, network), None)
 
     one, same, two = map(about, (jnp.tanh, lambda x: jnp.tanh(x), jnp.sin))
-    _check_same(one, same)
+    check_same_runs(one, same)
     with pytest.raises(ValueError, match=r"another autoencoder activation\.fn"):
-        _check_same(one, two)
+        check_same_runs(one, two)
 
 
 def stop_at(monkeypatch, call, error):
@@ -339,11 +340,11 @@ def test_without_a_file_an_interrupt_says_how_to_keep_runs(monkeypatch):
 
 def test_streams_are_those_of_the_first_release():
     """Seeds are names of runs: these numbers must not change."""
-    got = _normals(np.asarray([3, 0, 1]), np.arange(2), (4, 3))[1, 2]
+    got = normals_of(np.asarray([3, 0, 1]), np.arange(2), (4, 3))[1, 2]
     assert_array_equal(got, [-1.7598309516906738, 0.5869684219360352, 0.9023489356040955])
-    large = _normals(np.asarray([2**40 + 5, 3, 9]), np.arange(3), (2, 5))[2, 1, 2:]
+    large = normals_of(np.asarray([2**40 + 5, 3, 9]), np.arange(3), (2, 5))[2, 1, 2:]
     assert_array_equal(large, [-1.639836072921753, 0.3509693145751953, -2.4798474311828613])
-    assert [_block_length(dim) for dim in (1, 1024, 3000, 10**6)] == [256, 256, 87, 8]
+    assert [block_length(dim) for dim in (1, 1024, 3000, 10**6)] == [256, 256, 87, 8]
 
 
 @pytest.mark.parametrize("flags", ["generator", "checks"])
@@ -449,7 +450,7 @@ def test_once_through_uses_every_row_once():
 
 
 def test_gaussian_inputs_are_not_the_held_out_ones():
-    inputs = _Gaussian(problem(), 0, 2, 256)
+    inputs = GaussianInputs(problem(), 0, 2, 256)
     normals = [np.asarray(inputs.test) / inputs.scale, inputs.block(0), inputs.block(1)]
     flat = np.concatenate(normals).reshape(6, -1)
     assert_allclose(np.corrcoef(flat), np.eye(6), atol=0.03)  # 16,384 normals each

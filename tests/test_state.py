@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import odeae
 from odeae import SGD, Autoencoder, Problem, Spectrum, draw_weights, random_state
-from odeae.model.spectrum import bulk_rows
+from odeae.model.leading import bulk_rows
 from odeae.model.state import Modes, State, densities
 
 K, D = 2, 30

@@ -9,8 +9,8 @@ from odeae.base.contractions import diagonal
 from odeae.base.messages import explains_arguments
 from odeae.base.precision import Real, in_float64
 from odeae.model.errors import excess_error
+from odeae.model.leading import leading_modes
 from odeae.model.problem import Problem, check_state
-from odeae.model.spectrum import leading_modes
 from odeae.model.state import Modes, State, total_overlaps
 
 

@@ -21,9 +21,9 @@ from odeae.base.checks import scalar, whole
 from odeae.base.messages import counted, explains_arguments
 from odeae.base.precision import Real, in_float64, is_traced
 from odeae.model.errors import generalisation_error
+from odeae.model.leading import bulk_rows
 from odeae.model.problem import Problem, check_state, sizes
 from odeae.model.rules import Hebb, Sanger
-from odeae.model.spectrum import bulk_rows
 from odeae.model.state import Modes, State, Unknowns, field_variances, total_overlaps
 from odeae.results.trajectory import Trajectory
 from odeae.theory.equations import Equations, equations_of, vector_field

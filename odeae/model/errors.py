@@ -8,7 +8,7 @@ from odeae.averages.activation import mean_output, mean_slope, nonlinear_overlap
 from odeae.base.contractions import diagonal, mixed
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
-from odeae.model.spectrum import Leading
+from odeae.model.leading import Leading
 from odeae.model.state import Inputs, Overlaps, Unknowns, total_overlaps
 
 

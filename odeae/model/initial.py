@@ -11,8 +11,8 @@ from odeae.base.checks import array, close, grain_of, numbers, scalar, whole
 from odeae.base.messages import explains_arguments
 from odeae.base.precision import Real, in_float64, is_traced
 from odeae.model.autoencoder import Autoencoder, Weights
+from odeae.model.leading import bulk_rows
 from odeae.model.problem import Problem, check_state, sizes
-from odeae.model.spectrum import bulk_rows
 from odeae.model.state import Modes, State
 
 

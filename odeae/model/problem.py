@@ -13,9 +13,10 @@ from odeae.base.precision import Real, in_float64, is_traced
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.descriptions import describe_problem
 from odeae.model.errors import generalisation_error
+from odeae.model.leading import bulk_eigenvalues, bulk_rows
 from odeae.model.rule import AbstractRule
 from odeae.model.rules import SGD
-from odeae.model.spectrum import Spectrum, bulk_eigenvalues, bulk_rows
+from odeae.model.spectrum import Spectrum
 from odeae.model.state import Inputs, Modes, OrderParameters, State, order_parameters
 
 

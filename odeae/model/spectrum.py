@@ -1,6 +1,6 @@
 """Covariance spectra: single modes (spikes), bins of like eigenvalues (bulk), PCA errors."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,23 +11,12 @@ from jaxtyping import Float, Int
 from odeae.base.checks import array, finite, flag, grain_of, scalar, warn, whole, wholes
 from odeae.base.messages import counted, html_table, shortened
 from odeae.base.precision import Real, in_float64, is_known, is_traced
-from odeae.base.rows import Rows, pieces
+from odeae.base.rows import pieces
+from odeae.model.binning import dimension_of, eigenvalues_of, lump, power_sums
+from odeae.model.samples import LARGE, SampleMoments, doubts_of
 
 # Eigenvalues that differ by less, relative to the largest, are equal: eigh returns them so.
 _ROUNDING = 1e-13
-# Inputs of tr Ω/D above this part of D leave the theory's regime at rate 1 (regime.py).
-_LARGE = 0.4
-
-
-class Leading(NamedTuple):
-    """Of the modes that PCA keeps: `index` (n,) of the largest spikes, n at most the rank.
-
-    `rest`: by how much modes of the bulk would raise the sum of their ρ̃; 0 if these are the
-    largest of all.
-    """
-
-    index: Real
-    rest: Real
 
 
 class Spectrum(eqx.Module):
@@ -56,8 +45,8 @@ class Spectrum(eqx.Module):
     def __init__(
         self, spikes, bulk=(), multiplicity=(), order=None, given=None, basis=None, mean=None
     ):
-        self.spikes = _eigenvalues("spikes", spikes, may_be_empty=True)
-        self.bulk = _eigenvalues("bulk", bulk, may_be_empty=True)
+        self.spikes = eigenvalues_of("spikes", spikes, may_be_empty=True)
+        self.bulk = eigenvalues_of("bulk", bulk, may_be_empty=True)
         self.multiplicity = tuple(wholes("multiplicity", multiplicity))
         if len(self.multiplicity) != self.bulk.shape[0]:
             raise ValueError(
@@ -173,8 +162,8 @@ class Spectrum(eqx.Module):
         `spikes`: eigenvalue / D of each spike, order kept. `bulk`: the eigenvalue (not scaled) of
         the other `dim` − M modes. Values may be traced; `dim` may be as large as you like.
         """
-        spikes = _eigenvalues("spikes", spikes, may_be_empty=True)
-        rest = _dimension(dim, at_least=spikes.shape[0]) - spikes.shape[0]
+        spikes = eigenvalues_of("spikes", spikes, may_be_empty=True)
+        rest = dimension_of(dim, at_least=spikes.shape[0]) - spikes.shape[0]
         bulk = scalar("bulk", bulk, at_least=0.0)
         return cls(spikes, bulk[None] if rest else (), (rest,) if rest else ())
 
@@ -199,7 +188,7 @@ class Spectrum(eqx.Module):
         Raises `ValueError` for values that are NaN, infinite or negative beyond rounding, and,
         under jit, vmap or grad, unless `spikes` = D (sizes can't depend on traced values).
         """
-        rho = _eigenvalues("rho", rho, grain=grain_of(rho))
+        rho = eigenvalues_of("rho", rho, grain=grain_of(rho))
         dim, bins = rho.shape[0], whole("bins", bins)
         if is_traced(rho):
             if spikes != dim:
@@ -220,7 +209,7 @@ class Spectrum(eqx.Module):
             )
         order = np.argsort(-rho, kind="stable")
         values = rho[order]
-        bulk, multiplicity = _lump(values[spikes:], bins, rounding)
+        bulk, multiplicity = lump(values[spikes:], bins, rounding)
         if np.array_equal(order, np.arange(dim)):
             order = None
         return cls(values[:spikes] / dim, bulk, multiplicity, order, rho, basis, mean)
@@ -253,7 +242,7 @@ class Spectrum(eqx.Module):
                 f"{omega[j, i]:g} at ({j}, {i})"
             )
         rho, basis = np.linalg.eigh(0.5 * omega + 0.5 * omega.T)
-        rho = _eigenvalues("eigenvalues of omega", rho[::-1], grain=grain)
+        rho = eigenvalues_of("eigenvalues of omega", rho[::-1], grain=grain)
         return cls.from_eigenvalues(rho, spikes, bins, basis=basis[:, ::-1].copy(), mean=mean)
 
     @classmethod
@@ -295,21 +284,21 @@ class Spectrum(eqx.Module):
         """
         if is_traced(x if hasattr(x, "shape") else None):
             raise ValueError("`x` must be concrete: a spectrum can't be found under jit or vmap")
-        moments = _Moments()
+        moments = SampleMoments()
         for piece in pieces("x", x, whole("batch", batch), flag("flatten", flatten)):
             moments.add(piece)
         mean, omega = moments.result()
         finite("covariance of x", omega)
-        _doubts(x, moments.rows, len(mean))
+        doubts_of(x, moments.rows, len(mean))
         rho, basis = np.linalg.eigh(omega)
         rounding = 10.0 * len(rho) * np.finfo(float).eps * rho[-1]
         rho = np.where(np.abs(rho) <= rounding, 0.0, rho)
-        if (variance := rho.mean()) > _LARGE * len(rho):
+        if (variance := rho.mean()) > LARGE * len(rho):
             warn(
                 f"the mean variance of the inputs, tr Ω/D = {variance:.4g}, is large beside D="
                 f"{len(rho)}: at rate 1 theory and SGD part (docs/theory.md 1). Divide the data "
                 f"by {np.sqrt(variance):.3g}, which makes it 1, or give rates below "
-                f"{_LARGE * len(rho) / variance:.1g}"
+                f"{LARGE * len(rho) / variance:.1g}"
             )
         return cls.from_eigenvalues(rho[::-1], spikes, bins, basis=basis[:, ::-1].copy(), mean=mean)
 
@@ -328,7 +317,7 @@ class Spectrum(eqx.Module):
         The first `spikes` modes are single; the others fall into `bins` bins, geometric in τ, with
         their exact mean. `exponent` and `variance` may be traced, `dim` may be huge.
         """
-        dim, bins = _dimension(dim), whole("bins", bins)
+        dim, bins = dimension_of(dim), whole("bins", bins)
         spikes = min(32, dim) if spikes is None else whole("spikes", spikes, at_least=0)
         if spikes > dim:
             raise ValueError(f"`spikes` must be at most `dim`, {dim}, got {spikes}")
@@ -337,7 +326,7 @@ class Spectrum(eqx.Module):
         edges = np.unique(np.geomspace(spikes + 1, dim + 1, bins + 1).round().astype(np.int64))
         first, count = edges[:-1], np.diff(edges)
         single = jnp.arange(1.0, spikes + 1.0) ** -exponent
-        total = _power_sums(first, count, exponent)
+        total = power_sums(first, count, exponent)
         norm = variance * dim / (single.sum() + total.sum())
         return cls(norm * single / dim, norm * total / count, tuple(int(n) for n in count))
 
@@ -351,8 +340,8 @@ class Spectrum(eqx.Module):
         means, with its zero modes if samples < D; `spikes` (eigenvalue/D, as they come out of the
         sample) on top. `spikes` and `variance` may be traced.
         """
-        spikes = _eigenvalues("spikes", spikes, may_be_empty=True)
-        dim = _dimension(dim, at_least=spikes.shape[0])
+        spikes = eigenvalues_of("spikes", spikes, may_be_empty=True)
+        dim = dimension_of(dim, at_least=spikes.shape[0])
         gamma, bins = dim / whole("samples", samples), whole("bins", bins)
         variance = scalar("variance", variance, above=0.0)
         rest = dim - spikes.shape[0]
@@ -372,168 +361,3 @@ class Spectrum(eqx.Module):
         if positive < rest:
             bulk, multiplicity = np.append(bulk, 0.0), [*multiplicity, rest - positive]
         return cls(spikes, variance * bulk, tuple(multiplicity))
-
-
-def bulk_rows(spectrum: Spectrum, width: int) -> tuple[int, ...]:
-    """Rows that stand for each bin: its modes, or `width` virtual ones where those are fewer.
-
-    `width`: how many independent columns a row has, `Autoencoder.width`.
-    """
-    return tuple(min(m, width) for m in spectrum.multiplicity)
-
-
-def bulk_eigenvalues(spectrum: Spectrum, width: int) -> Float[Real, " rows"]:
-    """Scaled eigenvalue ρ̃ = ρ/D of every row of the bulk, at most `width` of each bin."""
-    rows = bulk_rows(spectrum, width)
-    return spectrum.bulk[np.repeat(np.arange(len(rows)), rows)] / spectrum.dim
-
-
-def leading_modes(spectrum: Spectrum, rank: int) -> Leading:
-    """The spikes among the modes that PCA of rank `rank` keeps."""
-    xp = jnp if is_traced((spectrum.spikes, spectrum.bulk)) else np  # NumPy's is faster at once
-    spikes, bins = xp.asarray(spectrum.spikes), bulk_eigenvalues(spectrum, rank)
-    largest_first = xp.argsort(-spikes, stable=True)[:rank]
-    chosen = xp.concatenate([spikes[largest_first], np.zeros(rank)])[:rank]
-    best = -xp.sort(-xp.concatenate([spikes, bins, np.zeros(rank)]))[:rank]
-    return Leading(largest_first, xp.sum(best - chosen))
-
-
-def _dimension(dim: Any, at_least: int = 1) -> int:
-    """Return the input dimension as an int; sums of float64 count modes exactly up to 2^53."""
-    dim = whole("dim", dim, at_most=2**53)
-    if dim < at_least:
-        raise ValueError(f"`dim` must be at least the number of spikes, {at_least}, got {dim}")
-    return dim
-
-
-def _eigenvalues(
-    name: str, values: Any, *, may_be_empty: bool = False, grain: float = np.finfo(float).eps
-) -> Real:
-    """Return finite, non-negative eigenvalues as a float64 vector; rounding below 0 becomes 0.
-
-    `grain`: relative rounding of what they were computed from, `grain_of`.
-    """
-    values = array(name, values, (None,))
-    if values.size == 0 and not may_be_empty:
-        raise ValueError(f"`{name}` must hold at least one eigenvalue, got an empty list")
-    if is_traced(values) or values.size == 0 or values.min() >= 0.0:
-        return values
-    single, double = float(np.finfo(np.float32).eps), float(np.finfo(float).eps)
-    size = values.size * np.abs(values).max()
-    i = int(np.argmin(values))
-    if values[i] < -max(grain, 100.0 * double) * size or values.max() <= 0.0:
-        hint = ""
-        if -single * size <= values[i] and values.max() > 0.0:
-            hint = "; if it is float32's rounding, pass float32 numbers, and it is set to 0"
-        raise ValueError(f"`{name}` must not be negative, got {values[i]:g} at index {i}{hint}")
-    warn(
-        f"{int(np.sum(values < 0))} values of `{name}` are negative by rounding (down to "
-        f"{values[i]:.2g}, {-values[i] / values.max():.2g} of the largest) and were set to 0"
-    )
-    return np.maximum(values, 0.0)
-
-
-def _lump(values: np.ndarray, bins: int, rounding: float) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Mean eigenvalue and number of modes of at most `bins` bins of the descending `values`.
-
-    Values that differ by no more than `grain_of` share a bin. If more are left, edges are
-    equidistant in ∫ density^{1/3}, which makes the summed variance within bins minimal for many
-    bins (Panter and Dite 1951).
-    """
-    if values.size == 0:
-        return values, ()
-    label = np.concatenate([[0], np.cumsum(values[:-1] - values[1:] > rounding)])
-    if label[-1] >= bins:
-        count = np.bincount(label)
-        level = values[np.cumsum(count) - count]
-        weight = np.cbrt(0.5 * (count[1:] + count[:-1])) * np.cbrt(level[:-1] - level[1:]) ** 2
-        position = np.concatenate([[0.0], np.cumsum(weight)]) / np.sum(weight)
-        bin_of = np.minimum((position * bins).astype(int), bins - 1)
-        label = np.unique(bin_of, return_inverse=True)[1][label]  # without empty bins
-    count = np.bincount(label)
-    largest = values[np.cumsum(count) - count]  # offsets from it keep equal values exact
-    bulk = largest + np.bincount(label, values - largest[label]) / count
-    return bulk, tuple(int(n) for n in count)
-
-
-def _power_sums(first: np.ndarray, count: np.ndarray, exponent: Real) -> Real:
-    """Σ τ^(−exponent) over each range first … first + count − 1.
-
-    Short ranges are summed, long ones by the midpoint Euler–Maclaurin formula; those begin beyond
-    τ = 64, where its remainder is below 1e-12 of the sum over all τ ≥ 1.
-    """
-    cut = np.clip(64 - first + 1, 0, count)  # terms to be summed one by one
-    terms = np.arange(1.0, 65.0)
-    inside = (terms >= first[:, None]) & (terms < (first + cut)[:, None])
-    head = inside.astype(float) @ terms**-exponent
-    low, high = first + cut - 0.5, first + count - 0.5
-    log_ratio, slope = np.log(high / low), 1.0 - exponent
-    integral = low**slope * log_ratio * _expm1_ratio(slope * log_ratio)
-    s = exponent
-    first_order = s * (high ** (-s - 1.0) - low ** (-s - 1.0)) / 24.0
-    third = s * (s + 1.0) * (s + 2.0) * (high ** (-s - 3.0) - low ** (-s - 3.0))
-    return head + jnp.where(count > cut, integral + first_order - 7.0 / 5760.0 * third, 0.0)
-
-
-def _expm1_ratio(y: Real) -> Real:
-    """(eʸ − 1)/y, by its series near 0, where the quotient and its derivative would cancel."""
-    small = jnp.abs(y) < 0.1
-    series = 1.0
-    for n in range(11, 1, -1):
-        series = 1.0 + jnp.where(small, y, 0.0) / n * series
-    large = jnp.where(small, 1.0, y)
-    return jnp.where(small, series, jnp.expm1(large) / large)
-
-
-class _Moments:
-    """Mean and covariance of rows that come in pieces, about a shift so that nothing cancels."""
-
-    def __init__(self):
-        self.rows = 0
-
-    def add(self, piece: np.ndarray) -> None:
-        if self.rows == 0:
-            self.shift = piece.mean(0) if len(piece) else np.zeros(piece.shape[1])
-            self.first = np.zeros(piece.shape[1])
-            self.second = np.zeros((piece.shape[1],) * 2)
-        bad = ~np.isfinite(piece).all(1)
-        if bad.any():
-            row = int(np.argmax(bad))
-            column = int(np.argmax(~np.isfinite(piece[row])))
-            raise ValueError(
-                f"`x` must be finite, got {piece[row, column]} in row {self.rows + row}, column "
-                f"{column} ({int(bad.sum())} bad rows in this piece)"
-            )
-        moved = piece - self.shift
-        self.rows += len(piece)
-        self.first += moved.sum(0)
-        self.second += moved.T @ moved
-
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        if self.rows < 2:
-            raise ValueError(f"`x` must have at least two rows, got {self.rows}")
-        if len(self.first) == 0:
-            raise ValueError("`x` must have at least one column, got none")
-        mean = self.first / self.rows
-        return self.shift + mean, self.second / self.rows - np.outer(mean, mean)
-
-
-def _doubts(x: Any, rows: int, dim: int) -> None:
-    """Warn of data that may not be what they are taken for, and of too few of them."""
-    if rows >= 5 * dim:
-        return
-    gamma = dim / rows
-    low, high = (1.0 - np.sqrt(gamma)) ** 2, (1.0 + np.sqrt(gamma)) ** 2
-    text = (
-        f"`x` has {rows} rows for {dim} columns (n/D = {rows / dim:.3g}): sample eigenvalues of "
-        f"equal true ones spread from {low:.2g} to {high:.2g} of them (Marchenko–Pastur)"
-    )
-    if rows <= dim:
-        text += f" and at least {dim - rows + 1} are 0"
-    if rows < dim:
-        text += "; is it transposed? Rows are samples"
-    elif rows == dim > 1 and hasattr(x, "shape") and not hasattr(x, "tocsr"):
-        matrix = Rows("x", x, flatten=True)[:]
-        if np.allclose(matrix, matrix.T, rtol=1e-5, atol=0.0):
-            text = f"`x` is symmetric, and so looks like a covariance: use from_covariance; {text}"
-    warn(text)

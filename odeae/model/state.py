@@ -11,7 +11,8 @@ from jaxtyping import Float
 from odeae.base.checks import described
 from odeae.base.contractions import gram
 from odeae.base.precision import Real
-from odeae.model.spectrum import Spectrum, bulk_rows
+from odeae.model.leading import bulk_rows
+from odeae.model.spectrum import Spectrum
 
 # Of what a batch leads with its own axes and lanes, inside a solve, end with theirs.
 Batched = Float[Real, "..."]

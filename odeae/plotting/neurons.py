@@ -16,7 +16,7 @@ from odeae.base.status import Status
 from odeae.model.initial import draw_weights
 from odeae.model.state import State
 from odeae.results.trajectory import ENSEMBLE, Trajectory
-from odeae.simulation.sgd import START
+from odeae.simulation.sources import START
 
 
 @in_float64

@@ -255,7 +255,7 @@ class Trajectory(eqx.Module):
         the variables' attributes; the configuration, as JSON, in the attribute `problem`, the
         spectrum in `spectrum_…`, with its eigenvectors (D×D doubles) only if `basis`.
         """
-        from odeae.results.saving import to_xarray
+        from odeae.results.dataset import to_xarray
 
         return to_xarray(self, basis)
 

@@ -1,9 +1,6 @@
 """Online SGD at finite D: what the theory is the limit of, measured in the theory's units."""
 
-import dataclasses
-import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -15,59 +12,37 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from odeae.base.checks import flag, numbers, whole
+from odeae.base.checks import flag, whole
 from odeae.base.files import as_path, check_ending, check_output
-from odeae.base.messages import explains_arguments, shortened
+from odeae.base.messages import explains_arguments
 from odeae.base.precision import in_float64, is_traced, to_numpy
-from odeae.base.rows import Rows, as_rows
 from odeae.base.status import Status
 from odeae.base.times import save_times
 from odeae.model.autoencoder import Autoencoder, Weights
 from odeae.model.errors import generalisation_error
-from odeae.model.initial import check_weights, draw_weights
 from odeae.model.problem import Problem, leading_spikes, sizes
 from odeae.model.rule import AbstractRule
 from odeae.model.schedules import check_schedule
 from odeae.model.state import HUGE, Components, Modes, OrderParameters, State, overlaps
 from odeae.results.checkpoint import Checkpoint
 from odeae.results.trajectory import Trajectory, settings_json
+from odeae.simulation.resuming import about_runs, check_same_runs, drawn_weights, given_weights
+from odeae.simulation.sources import (
+    NOISE,
+    TEST_NOISE,
+    GaussianInputs,
+    RealInputs,
+    block_length,
+    check_data,
+    check_size,
+    normals_of,
+)
 
 T = TypeVar("T")
 
-# Independent streams of every run: inputs, held-out inputs, initial weights, corruption of both.
-_INPUTS, _TEST, START, _NOISE, _TEST_NOISE = range(5)
 
 # Runs are kept every so many seconds where a file for them was given.
 _EVERY = 30.0
-
-
-def _block_length(dim: int) -> int:
-    """Steps whose inputs are drawn at once; a function of D alone, so that streams never change."""
-    return int(np.clip(2**18 // dim, 8, 256))
-
-
-def _normals(parts, runs, shape):
-    """Standard normals (runs, *shape) of `parts` = (seed, stream, block), run by run the same.
-
-    They are those of JAX's default generator and flags, whatever a script has chosen.
-    """
-    with jax.threefry_partitionable(True):
-        return _draw(parts, runs, shape)
-
-
-@eqx.filter_jit
-def _draw(parts, runs, shape):
-    """The normals, drawn in float32: a step costs half, and 1e-7 is far below any noise."""
-    # the key of the seed, without jax_random_seed_offset, which jax.random.key would add
-    halves = jnp.stack([parts[0] >> 32, parts[0] & 0xFFFFFFFF]).astype(jnp.uint32)
-
-    def one(run):
-        key = jax.random.wrap_key_data(halves, impl="threefry2x32")
-        for part in (run, parts[1], parts[2]):
-            key = jax.random.fold_in(key, part)
-        return jax.random.normal(key, shape, jnp.float32).astype(jnp.float64)
-
-    return jax.vmap(one)(runs)
 
 
 @eqx.filter_jit
@@ -119,61 +94,6 @@ def _measure(network: Autoencoder, weights, inputs, is_spike, leading, basis, te
         return split, error, test, along
 
     return jax.lax.map(lambda args: one(*args), (weights, *test))
-
-
-class _Gaussian:
-    """Gaussian inputs in the eigenbasis: normals times the square root of the eigenvalues."""
-
-    def __init__(self, problem: Problem, seed: int, runs: int, test_samples: int):
-        self.dim, self.seed, self.runs = problem.spectrum.dim, seed, np.arange(runs)
-        self.scale = np.sqrt(problem.spectrum.eigenvalues())
-        self.test = self.normals(_TEST, 0, test_samples) * self.scale[None, None]
-
-    def normals(self, stream: int, block: int, count: int):
-        return _normals(np.asarray([self.seed, stream, block]), self.runs, (count, self.dim))
-
-    def block(self, number: int):
-        return self.normals(_INPUTS, number, _block_length(self.dim))
-
-
-class _Real:
-    """Rows of a data matrix, mean removed, in their own basis; a part is held out per run."""
-
-    def __init__(self, problem, seed, runs, test_samples, data: Rows, resample, end):
-        spectrum = problem.spectrum
-        self.dim, self.data, self.resample, self.seed = spectrum.dim, data, resample, seed
-        self.scale = np.ones(spectrum.dim)
-        self.mean = 0.0 if spectrum.mean is None else spectrum.mean
-        n = data.shape[0]
-        held = max(1, n // 10)
-        shuffled = [np.random.default_rng([seed, run, _TEST]).permutation(n) for run in range(runs)]
-        self.train = np.stack([rows[held:] for rows in shuffled])
-        self.test = np.stack([self.rows(rows[:held][:test_samples]) for rows in shuffled])
-        if not resample and end > self.train.shape[1]:
-            raise ValueError(
-                f"`times` ask for {end} steps, but once through the data there are "
-                f"{self.train.shape[1]} samples ({n} less those held out): end at "
-                f"t={self.train.shape[1] / self.dim:.4g}, or pass resample=True"
-            )
-
-    def rows(self, index: np.ndarray) -> np.ndarray:
-        once, place = np.unique(index, return_inverse=True)  # a file is read front to back
-        rows = self.data[once]
-        bad = ~np.isfinite(rows).all(axis=1)
-        if bad.any():
-            raise ValueError(f"`data` must be finite, got NaN or infinity in row {once[bad][0]}")
-        return rows[place] - self.mean
-
-    def block(self, number: int):
-        length = _block_length(self.dim)
-        runs = []
-        for run, train in enumerate(self.train):
-            if self.resample:
-                rng = np.random.default_rng([self.seed, run, _INPUTS, number])
-                runs.append(train[rng.integers(len(train), size=length)])
-            else:
-                runs.append(np.resize(train[number * length : (number + 1) * length], length))
-        return np.stack([self.rows(index) for index in runs])
 
 
 @explains_arguments
@@ -259,27 +179,27 @@ def simulate(
     )
     times = save_times(times)
     copies = 1 if problem.noise == 0 else 2  # of the inputs
-    _check_size(runs, dim, 2 * hidden, copies * (_block_length(dim) + test_samples), times[-1])
+    check_size(runs, dim, 2 * hidden, copies * (block_length(dim) + test_samples), times[-1])
     steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
     check_schedule(problem.rule.schedule, times[-1])
     if checkpoint is not None:
         checkpoint = check_ending(as_path("checkpoint", checkpoint), (".nc",))
         check_output(checkpoint, overwrite)
 
-    rows = None if data is None else _check_data(problem, data, flatten)
+    rows = None if data is None else check_data(problem, data, flatten)
     basis = None if rows is None else spectrum.basis
-    about, first = _about(problem, rows), 0
+    about, first = about_runs(problem, rows), 0
     if earlier is not None:
         if earlier.source != kind:
             raise ValueError(f"`weights` are of {earlier.source} and can't go on with {kind}")
-        _check_same(kept, about)
+        check_same_runs(kept, about)
         first = earlier.step
-        start = _given_weights(problem, earlier.weights, runs)
+        start = given_weights(problem, earlier.weights, runs)
     else:
         if weights is not None:
-            start = _given_weights(problem, weights, runs)
+            start = given_weights(problem, weights, runs)
         else:
-            start = _drawn_weights(problem, state, seed, runs)
+            start = drawn_weights(problem, state, seed, runs)
             first = 0 if state is None else int(np.round(float(state.start) * dim))
         if basis is not None:
             W, V, b, v0 = start
@@ -291,9 +211,9 @@ def simulate(
             f"{times[0]:g}"
         )
     if rows is None:
-        source = _Gaussian(problem, seed, runs, test_samples)
+        source = GaussianInputs(problem, seed, runs, test_samples)
     else:
-        source = _Real(problem, seed, runs, test_samples, rows, resample, int(steps[-1]))
+        source = RealInputs(problem, seed, runs, test_samples, rows, resample, int(steps[-1]))
 
     is_spike = np.zeros(dim)
     order = np.arange(dim) if spectrum.order is None else spectrum.order
@@ -302,11 +222,11 @@ def simulate(
     leading = None if leading is None else order[leading]
     rho = spectrum.eigenvalues() / dim
     inputs = problem.inputs._replace(spikes=rho, bulk=np.zeros(0), trace=rho.sum())
-    keys, length = np.arange(runs), _block_length(dim)
+    keys, length = np.arange(runs), block_length(dim)
     deviation, noise = np.sqrt(problem.noise), None
     test = (source.test, source.test)
     if deviation > 0:
-        corruption = _normals(np.asarray([seed, _TEST_NOISE, 0]), keys, source.test.shape[1:])
+        corruption = normals_of(np.asarray([seed, TEST_NOISE, 0]), keys, source.test.shape[1:])
         test = (source.test, source.test + deviation * corruption)
 
     def measured(step: int, now: Weights) -> tuple:
@@ -337,7 +257,9 @@ def simulate(
                     if block != loaded:
                         loaded, x = block, source.block(block)
                         if deviation > 0:
-                            noise = _normals(np.asarray([seed, _NOISE, block]), keys, (length, dim))
+                            noise = normals_of(
+                                np.asarray([seed, NOISE, block]), keys, (length, dim)
+                            )
                     stop, offset = min(target, (block + 1) * length), block * length
                     here = stop, _advance(
                         problem.rule, network, now, x, source.scale, noise, deviation,
@@ -416,135 +338,3 @@ def _settled(
             "out"
         )
     return kept.get(name, default) if given is None else given
-
-
-def _about(problem: Problem, rows: Rows | None) -> dict[str, Any]:
-    """What runs belong to, by dotted names, in JSON's types: problem and data, in few numbers.
-
-    Of eigenvalues weighted sums, of functions values, of data the shape and a digest of three rows.
-    """
-    spectrum, dim = problem.spectrum, problem.spectrum.dim
-    distinct = 0.5 + np.arange(dim) * 0.6180339887498949 % 1.0  # another weight for every mode
-
-    def total(values: Any) -> float:
-        return float(np.abs(values) @ distinct[: len(values)])
-
-    lumped = [spectrum.spikes, np.repeat(spectrum.bulk, spectrum.multiplicity) / dim]
-    about = {
-        "spectrum.dim": dim,
-        "spectrum.spikes": len(spectrum.spikes),
-        "spectrum.bins": len(spectrum.bulk),
-        "spectrum.trace": float(spectrum.trace),
-        "spectrum.eigenvalues": [total(spectrum.eigenvalues()), total(np.concatenate(lumped))],
-        "spectrum.mean": 0.0 if spectrum.mean is None else total(spectrum.mean),
-        **_values("autoencoder", problem.autoencoder, (-1.3, 0.4, 2.1)),
-        **_values("rule", problem.rule, (0.3, 1.7, 40.0)),
-        "noise": float(problem.noise),
-    }
-    if rows is not None:
-        few = rows[sorted({0, len(rows) // 2, len(rows) - 1})]
-        digest = hashlib.sha256(np.ascontiguousarray(few).tobytes()).hexdigest()
-        about |= {"data.shape": list(rows.shape), "data.rows": digest[:16]}
-    return about
-
-
-def _values(name: str, part: Any, points: tuple[float, ...]) -> dict[str, Any]:
-    """All values of a module, by dotted names; of functions those at `points`."""
-    if dataclasses.is_dataclass(part):
-        found: dict[str, Any] = {name: type(part).__name__}
-        for field in dataclasses.fields(part):
-            found |= _values(f"{name}.{field.name}", getattr(part, field.name), points)
-        return found
-    if callable(part):
-        part = [np.asarray(part(np.asarray(point))).tolist() for point in points]
-    return {name: part.tolist() if hasattr(part, "tolist") else part}
-
-
-def _check_same(kept: dict[str, Any], about: dict[str, Any]) -> None:
-    """Raise `ValueError` if what earlier runs belong to differs from what they should go on with.
-
-    Numbers may differ by rounding: of an eigenbasis that was computed again, for example.
-    """
-
-    def same(a: Any, b: Any) -> bool:
-        if isinstance(a, list) and isinstance(b, list):
-            return len(a) == len(b) and all(map(same, a, b))
-        if isinstance(a, float) and isinstance(b, float):
-            return math.isclose(a, b, rel_tol=1e-9) or (a != a and b != b)
-        return a == b
-
-    for name, value in about.items():
-        if name in kept and not same(kept[name], value):
-            raise ValueError(
-                f"`weights` are of runs with another {name.replace('.', ' ', 1)}: "
-                f"{shortened(kept[name])}, got {shortened(value)}; go on with the same"
-            )
-
-
-def _drawn_weights(problem: Problem, state: State | None, seed: int, runs: int) -> Weights:
-    if state is None:
-        raise ValueError("give a `state` or `weights` to start from, got neither")
-    drawn = [draw_weights(problem, state, [seed, run, START]) for run in range(runs)]
-    return jax.tree.map(lambda *parts: np.stack(parts), *drawn)
-
-
-_LETTERS = dict(zip(Weights._fields, ("W", "V", "bias", "output_bias"), strict=True))
-
-
-def _given_weights(problem: Problem, weights: Any, runs: int) -> Weights:
-    if not isinstance(weights, tuple | list) or len(weights) not in (2, 3, 4):
-        raise ValueError(
-            "`weights` must be a Checkpoint, (W, V), (W, V, bias) or (W, V, bias, output_bias), "
-            f"got {type(weights).__name__}"
-        )
-    axes = (2, 2, 1, 1)  # of one run
-    parts = (*weights, None, None)[:4]
-    for name, value in zip(Weights._fields, parts, strict=True):
-        if value is not None:
-            numbers(name, value)
-    # Their dtype says how they were rounded.
-    parts = tuple(value if value is None else np.asarray(value) for value in parts)
-
-    def of_run(run: int) -> Weights:
-        own = [
-            p if p is None or p.ndim != n + 1 else p[run] for p, n in zip(parts, axes, strict=True)
-        ]
-        return check_weights(problem, *own)
-
-    for name, part, n in zip(Weights._fields, parts, axes, strict=True):
-        if part is not None and part.ndim == n + 1 and len(part) != runs:
-            raise ValueError(
-                f"`weights` must hold {_LETTERS[name]} of {runs} runs, got {len(part)}"
-            )
-    return jax.tree.map(lambda *values: np.stack(values), *map(of_run, range(runs)))
-
-
-def _check_data(problem: Problem, data: Any, flatten: bool) -> Rows:
-    spectrum = problem.spectrum
-    if spectrum.basis is None:
-        raise ValueError(
-            "`data` needs a spectrum with a basis: build it with Spectrum.from_data or "
-            "from_covariance"
-        )
-    rows = as_rows("data", data, flatten)
-    if rows.shape[1] != spectrum.dim:
-        hint = "; is it transposed?" if rows.shape[0] == spectrum.dim else ""
-        raise ValueError(
-            f"`data` must have shape (rows, {spectrum.dim}) like the spectrum, got "
-            f"{rows.shape}{hint}"
-        )
-    if len(rows) < 2:
-        raise ValueError(f"`data` must have at least two rows, got {len(rows)}")
-    return rows
-
-
-def _check_size(runs: int, dim: int, vectors: int, inputs: int, end: float) -> None:
-    need = 8 * runs * dim * (vectors + inputs)
-    if need > 16 * 2**30:
-        raise ValueError(
-            f"{runs} runs of {vectors // 2} neurons at D={dim}, with {inputs} inputs at once, need "
-            f"about {need / 2**30:.0f} GiB; give fewer `runs` or `test_samples`, or a spectrum of "
-            "smaller `dim` (theory alone has no such limit)"
-        )
-    if end * dim > 2**53:
-        raise ValueError(f"`times` must end before 2^53 steps, got {end:g} × D={dim}")

@@ -31,16 +31,12 @@ from odeae.model.state import State
 from odeae.sweeps.fingerprints import fingerprints
 from odeae.sweeps.store import FINGERPRINTS, Layout, Variable, open_store, opened
 from odeae.theory.equations import Equations, equations_of
-from odeae.theory.lanes import QUANTITIES, TOO_MANY, in_lanes, solve_lanes
-from odeae.theory.predict import (
-    MAX_STEPS,
-    check_solver,
-    explicit_steps,
-    solve_alone,
-    solve_each,
-    start_of,
-)
+from odeae.theory.lanes import TOO_MANY
+from odeae.theory.predict import start_of
+from odeae.theory.quantities import QUANTITIES
+from odeae.theory.queue import in_lanes, solve_lanes
 from odeae.theory.regime import finite_size, warn_outside
+from odeae.theory.strategy import MAX_STEPS, check_solver, explicit_steps, solve_alone, solve_each
 
 if TYPE_CHECKING:
     import xarray

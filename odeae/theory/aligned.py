@@ -20,15 +20,16 @@ from odeae.base.messages import counted, explains_arguments, shortened
 from odeae.base.precision import Real, in_float64, is_traced
 from odeae.base.status import Status
 from odeae.base.times import save_times
+from odeae.model.leading import leading_modes
 from odeae.model.problem import Problem, sizes
 from odeae.model.schedules import check_schedule, jumps_before, longest_step
-from odeae.model.spectrum import leading_modes
 from odeae.theory.equations import is_huge
-from odeae.theory.predict import MAX_STEPS, status_of
 from odeae.theory.reduced import Reduced, reduced_drift
 from odeae.theory.regime import warn_outside
 from odeae.theory.rosenbrock import Rodas4
+from odeae.theory.solve import status_of
 from odeae.theory.step_control import ROUNDING_IMPLICIT, SMALLEST, StepControl
+from odeae.theory.strategy import MAX_STEPS
 
 # ------------------------------------------------------------------------ the reduced equations
 

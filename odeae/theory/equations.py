@@ -7,9 +7,10 @@ import numpy as np
 
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
+from odeae.model.leading import Leading, leading_modes
 from odeae.model.problem import Problem
 from odeae.model.rule import AbstractRule
-from odeae.model.spectrum import Leading, Spectrum, leading_modes
+from odeae.model.spectrum import Spectrum
 from odeae.model.state import HUGE, Inputs, Modes, State, Unknowns
 
 # Modes that have decayed to this size count as lost: below 1e-150 no tolerance follows them.

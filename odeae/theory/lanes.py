@@ -17,23 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.averages.closed import Erf, Linear, ReLU
 from odeae.base.compiler import computed_once, loop_as_one_kernel
 from odeae.base.precision import Real
 from odeae.base.status import Status
-from odeae.model.errors import excess_error, generalisation_error
 from odeae.model.schedules import longest_step
-from odeae.model.state import HUGE, Overlaps, State, total_overlaps
-from odeae.theory.equations import LOST, Equations, mode_sizes, surroundings, vector_field
-from odeae.theory.step_control import SMALLEST, StepControl, pid, tolerance
+from odeae.model.state import HUGE
+from odeae.theory.equations import surroundings
+from odeae.theory.step_control import pid, tolerance
 
-# What can be saved beside the error.
-QUANTITIES = ("error", "excess", "error_clean", "Q1", "R1", "T1", "T0", "Q0", "bias")
-# Numbers that slots hold on a CPU: XLA's cost per operation is small, and the stages of a step
-# still fit into a core's cache. Larger problems are better solved one after another.
-NUMBERS = 4096
-FEWEST_SLOTS, MOST_SLOTS = 16, 64
-ROUND = 8  # steps that all slots try for one round of diffrax's own book-keeping
 # Rounds that lanes take together, unless one ends, before they queue: to save a time costs the same
 # for one lane or all, and early steps pass many (they are usually spaced evenly in log t).
 FIRST_ROUNDS = 16
@@ -85,7 +76,7 @@ class Here(NamedTuple):
     common: Common | None = None
 
 
-def _field(_, y, here: Here):
+def lane_field(_, y, here: Here):
     """The drift of every lane's rows y (numbers, S) at its own time."""
     equations, rule, factor = here.equations, here.equations.rule, 1.0
     if rule.schedule is not None:
@@ -299,6 +290,9 @@ def _largest(values):
     return jnp.where(jnp.isnan(largest), jnp.inf, largest)
 
 
+ROUND = 8  # steps that all slots try for one round of diffrax's own book-keeping
+
+
 def _serve(y, slots: Slots) -> tuple[Real, Slots]:
     """Put back every lane that has ended, and give its slot to the next that waits."""
     assert slots.lanes is not None
@@ -333,205 +327,3 @@ def _serve(y, slots: Slots) -> tuple[Real, Slots]:
         return move(slots.rows, waiting, y, slot), served
 
     return jax.lax.while_loop(lambda carry: jnp.any(ended(carry[1])), serve, (y, slots))
-
-
-def _begin(equations: Equations, state: State, start, common: Common, atol, pair, measure):
-    """One lane at t = `start`: its rows, and where it stands."""
-    y, end = equations.pack(state), common.times[-1]
-    if atol is None:
-        atol = SMALLEST * common.rtol
-    terms = diffrax.ODETerm(vector_field)
-    longest = longest_step(equations.rule.schedule, end)
-    first, control = StepControl(
-        rtol=common.rtol, atol=atol, end=end, longest=longest, around=surroundings
-    ).init(terms, start, end, y, None, equations, pair.func, pair.error_order(terms))
-    first = jnp.maximum(first - start, jnp.spacing(start))
-    now = measure(equations, y)
-    at_start = (jnp.arange(common.times.shape[0]) == 0) & (common.times[0] == start)
-
-    def saved_at_start(x):
-        return jnp.where(at_start.reshape(-1, *[1] * x.ndim), x[None], jnp.nan)
-
-    lane = Lane(
-        equations=equations,
-        t=start,
-        k=vector_field(start, y, equations),
-        dt=first,
-        control=control,
-        atol=jnp.asarray(atol, float),
-        steps=jnp.zeros((), int),
-        saved=at_start[0].astype(int),
-        measured=jax.tree.map(saved_at_start, now),
-        # Where rows or rates are not finite there is no first step.
-        status=jnp.select(
-            [end == start, ~jnp.isfinite(first)], [Status.OK, Status.DIVERGED], IN_WORK
-        ),
-    )
-    return y, lane
-
-
-def _columns(tree: Any, index: Any) -> Any:
-    return jax.tree.map(lambda x: x[..., index], tree)
-
-
-def _solve(pair, measure, y, slots: Slots, common: Common, rounds) -> tuple[Real, Slots]:
-    """Integrate the lanes in work: for some rounds, or until the queue is empty."""
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_field),
-        Lanes(pair, measure),
-        t0=0.0,
-        t1=rounds,
-        dt0=1.0,
-        y0=y,
-        args=Here(slots.work.equations, slots.work.t, common),
-        solver_state=slots,
-        saveat=diffrax.SaveAt(t1=True, solver_state=True),
-        stepsize_controller=diffrax.ConstantStepSize(),
-        max_steps=None,
-        adjoint=diffrax.ForwardMode(),
-        throw=False,
-    )
-    assert solution.ys is not None
-    assert solution.solver_state is not None
-    return solution.ys[0], solution.solver_state
-
-
-def solve_lanes(
-    equations: Equations,
-    states: State,
-    count: Any,
-    times: Real,
-    rtol: Real,
-    atol: Real | None,
-    max_steps: Any,
-    names: tuple[str, ...] = (),
-    slots: int | None = None,
-    too_many: Any = np.inf,
-) -> tuple[dict[str, Real], Real, Real, Real, Real]:
-    """Integrate lanes of one shape and measure each at `times` (T,), each from its state's time.
-
-    Leaves of `equations` and `states` have the lane axis, of size n, last; lanes from `count` on
-    only fill up the size that is compiled. `names`: what is saved beside the error. `too_many`: a
-    lane with so many steps before it leaves as one that has spent its steps. Returns what is saved,
-    each (n, T, …), NaN where a lane did not come; final excess, status and stop_time (n,); and
-    whether a mode has decayed to less than `LOST` (n,), so that the curve can't be trusted unless
-    `time_of_regrowth` finds that it would not have come back.
-    """
-    pair, common = diffrax.Tsit5(), Common(times, rtol, max_steps, too_many)
-    n = jax.tree.leaves(states)[0].shape[-1]
-    slots = _slots(equations, n) if slots is None else min(n, slots)
-
-    def measure(equations, y):
-        return quantities(names, equations, y)
-
-    with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
-        y, lanes = jax.vmap(
-            lambda equations, state: _begin(
-                equations, state, jnp.asarray(state.start, float), common, atol, pair, measure
-            ),
-            in_axes=-1,
-            out_axes=-1,
-        )(equations, states)
-        # The last group is made full by lanes that have ended already.
-        groups = -(-n // slots)
-        padding = jnp.minimum(jnp.arange(groups * slots), n - 1)
-        began = y
-        y, lanes = _columns((y, lanes), padding)
-        extra = jnp.arange(padding.shape[0]) >= jnp.minimum(count, n)
-        lanes = lanes._replace(status=jnp.where(extra, Status.OK, lanes.status))
-
-        def first_rounds(group):
-            y, slots = _solve(pair, measure, group[0], Slots(group[1]), common, float(FIRST_ROUNDS))
-            return y, slots.work
-
-        def grouped(x):
-            return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, slots), -2, 0)
-
-        def joined(x):
-            return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], groups * slots)
-
-        y, lanes = jax.tree.map(
-            joined, jax.lax.map(first_rounds, jax.tree.map(grouped, (y, lanes)))
-        )
-        # Long ones first, so that no slot works alone at the end; those that have ended, last.
-        ahead = jnp.where(lanes.status == IN_WORK, (times[-1] - lanes.t) / lanes.dt, -1.0)
-        order = jnp.argsort(-ahead)
-        y, lanes = _columns((y, lanes), order)
-        number = jnp.arange(slots)
-        queue = Slots(_columns(lanes, number), number, y, lanes, jnp.asarray(slots))
-        _, queue = _solve(pair, measure, y[:, number], queue, common, 1e15)
-    assert queue.lanes is not None
-    rows, lanes = _columns((queue.rows, queue.lanes), jnp.argsort(order)[:n])
-    values = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), lanes.measured)
-    with jax.numpy_rank_promotion("allow"):
-        final = quantities(("excess",), equations, rows)["excess"]
-        before, after = (mode_sizes(equations, jnp.abs(x)) for x in (began, rows))
-    lost = jnp.any((before >= LOST) & (after < LOST), axis=0)
-    final = jnp.where(lanes.status == Status.OK, final, jnp.nan)
-    return values, final, lanes.status, lanes.t, lost
-
-
-def solve_lane(
-    equations: Equations, state: State, start: Any, times: Any, rtol: Any, atol: Any,
-    max_steps: Any, measure: Callable,
-) -> tuple[Any, Real, Real, Real]:  # fmt: skip
-    """Integrate one problem as a single lane from t = `start`: `measure` of it at `times` (T, …).
-
-    NaN where it did not come; then status, stop_time and the last rows (numbers,).
-    """
-    pair, common = diffrax.Tsit5(), Common(times, rtol, jnp.asarray(max_steps))
-    with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
-        begin = _begin(equations, state, start, common, atol, pair, measure)
-        y, lane = jax.tree.map(lambda x: jnp.asarray(x)[..., None], begin)
-        y, slots = _solve(pair, measure, y, Slots(lane), common, 1.0)
-    lane = slots.work
-    return _columns(lane.measured, 0), lane.status[0], lane.t[0], y[:, 0]
-
-
-def in_lanes(equations: Equations, solver: Any) -> bool:
-    """Whether such problems are solved side by side: small ones with closed averages."""
-    network, rule = equations.network, equations.rule
-    rows = equations.inputs.spikes.shape[0] + equations.inputs.bulk.shape[0]
-    return (
-        type(solver) is diffrax.Tsit5
-        and network.hidden <= 8
-        and rows * network.width <= NUMBERS // 8
-        and isinstance(network.activation, Erf | ReLU | Linear)  # whose averages are by lanes
-        and getattr(rule.schedule, "jumps", None) is None
-        and not equations.diffusion
-    )
-
-
-def _slots(equations: Equations, n: int) -> int:
-    """How many lanes are in work at once: whole vectors, as last bits would depend on parts."""
-    if jax.default_backend() != "cpu":
-        return -(-n // FEWEST_SLOTS) * FEWEST_SLOTS
-    rows = equations.inputs.spikes.shape[0] + equations.inputs.bulk.shape[0]
-    fit = NUMBERS // (rows * equations.network.width)
-    return min(MOST_SLOTS, max(FEWEST_SLOTS, 1 << (fit.bit_length() - 1)))
-
-
-def quantities(names: tuple[str, ...], equations: Equations, y: Real) -> dict[str, Real]:
-    """The error and what else `names` says at rows y, of one problem or of lanes."""
-    unknowns = equations.unknowns(y)
-    total = total_overlaps(unknowns, equations.inputs)
-    values = named_quantities(names, equations, total, unknowns.bias)
-    if "excess" in names:
-        assert equations.leading is not None
-        values["excess"] = excess_error(
-            equations.network, equations.inputs, equations.leading, unknowns
-        )
-    return values
-
-
-def named_quantities(names, equations: Equations, total: Overlaps, bias) -> dict[str, Real]:
-    """The same from order parameters, but for the excess."""
-    network, inputs = equations.network, equations.inputs
-    clean = eqx.tree_at(lambda o: o.Q1, total, total.Q1 - inputs.noise * inputs.dim * total.Q0)
-    values = {"error": generalisation_error(network, total, bias, inputs.trace)}
-    for name in names:
-        if name == "error_clean":
-            values[name] = generalisation_error(network, clean, bias, inputs.trace)
-        elif name != "excess":
-            values[name] = bias if name == "bias" else getattr(total, name)
-    return values
