@@ -19,7 +19,7 @@ from odeae.shell import settings as config
 from odeae.sweeps import sweep as sweeps
 from odeae.sweeps import workers
 from odeae.sweeps.store import Layout, Variable, open_store
-from odeae.theory import predict as prediction
+from odeae.theory import strategy
 
 SMALL = ["--spikes", "1,0.6", "--dim", "100", "--hidden", "2", "--end", "2"]
 LONGER = [*SMALL[:-1], "3"]
@@ -59,8 +59,8 @@ def test_predict_prints_saves_and_plots(shell, tmp_path):
 def test_a_terminal_costs_no_other_program(shell, monkeypatch):
     """A bar inside the solve would be compiled anew on every run, and leave the fast path."""
     asked = []
-    solve = prediction._solve_as_lane
-    monkeypatch.setattr(prediction, "_solve_as_lane", lambda *a: asked.append(a) or solve(*a))
+    solve = strategy._solve_as_lane
+    monkeypatch.setattr(strategy, "_solve_as_lane", lambda *a: asked.append(a) or solve(*a))
     for module in (cli, waiting):
         monkeypatch.setattr(module, "at_terminal", lambda: True)
     code, _, err = shell("predict", *SMALL, "--times", "0,1,2")

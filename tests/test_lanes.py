@@ -17,8 +17,9 @@ from odeae.base.status import Status
 from odeae.model.errors import generalisation_error
 from odeae.model.schedules import longest_step
 from odeae.model.state import total_overlaps
-from odeae.theory import lanes
+from odeae.theory import lanes, queue
 from odeae.theory.equations import equations_of, surroundings, vector_field
+from odeae.theory.quantities import quantities
 from odeae.theory.step_control import SMALLEST, StepControl
 
 FAST = {"xla_backend_optimization_level": 0}  # to compile
@@ -78,7 +79,7 @@ def solve(lane, times, count=None, rtol=1e-6, atol=None, max_steps=20_000, names
     n = lane[1].bias.shape[-1]
     count, max_steps = np.asarray(n if count is None else count), np.asarray(max_steps)
     times, rtol = np.asarray(times, float), np.asarray(rtol)
-    solved = with_whole_vectors(lanes.solve_lanes)(
+    solved = with_whole_vectors(queue.solve_lanes)(
         *lane, count, times, rtol, atol, max_steps, names, slots
     )
     values, final_excess, status, stop_time, _ = jax.tree.map(np.asarray, solved)
@@ -323,7 +324,7 @@ def _alone(equations, state, times, rtol):
             diffrax.SubSaveAt(steps=True, fn=lambda *_: jnp.zeros(())),
         ]),
     )  # fmt: skip
-    values = jax.vmap(lambda y: lanes.quantities(NAMES, equations, y))
+    values = jax.vmap(lambda y: quantities(NAMES, equations, y))
     return solution.ts[1], values(solution.ys[0]), solution.stats
 
 
@@ -497,7 +498,7 @@ def test_parts_that_do_not_move_and_states_of_zeros(base, solved):
 
 
 def test_one_program_serves_all_values(base, solved):
-    size = with_whole_vectors(lanes.solve_lanes)._cached._cache_size
+    size = with_whole_vectors(queue.solve_lanes)._cached._cache_size
     before = size()
     run(take(base, np.arange(N)[::-1]), 2.0 * TIMES, rtol=1e-5, count=20, max_steps=50)
     assert size() == before

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
 import odeae
-import odeae.theory.predict
+import odeae.theory.solve
 
 HIDDEN, DIM = 3, 40
 TIMES = np.array([0.0, 0.5, 2.0, 6.0, 15.0, 30.0])
@@ -168,7 +168,7 @@ def test_large_states_are_measured_at_every_save(monkeypatch):
     """Rows of small states are saved and measured at the end, which is faster; both must agree."""
     p = problem(bias=True)
     want = odeae.predict(p, start(p), TIMES, densities=True, max_steps=9999)
-    monkeypatch.setattr(odeae.theory.predict, "_is_small", lambda y: False)
+    monkeypatch.setattr(odeae.theory.solve, "_is_small", lambda y: False)
     got = odeae.predict(p, start(p), TIMES, densities=True, max_steps=9998)  # compiled anew
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert_allclose(a, b, rtol=1e-10, atol=1e-13)

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
-import odeae.theory.predict
+import odeae.theory.solve
 from odeae.model.rules import SGD
 from odeae.model.schedules import largest_factor
 
@@ -98,7 +98,7 @@ def test_the_solver_restarts_at_jumps(monkeypatch):
         return odeae.predict(p, STATE, TIMES, throw=False, max_steps=100).stop_time
 
     assert reached() == TIMES[-1]
-    monkeypatch.setattr(odeae.theory.predict, "jumps_before", lambda schedule, end: None)
+    monkeypatch.setattr(odeae.theory.solve, "jumps_before", lambda schedule, end: None)
     jax.clear_caches()
     assert reached() < TIMES[-1]
 

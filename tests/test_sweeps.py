@@ -25,8 +25,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
 import odeae.sweeps.sweep as sweeps
-import odeae.theory.lanes
-import odeae.theory.predict
+import odeae.theory.queue
+import odeae.theory.strategy
 from odeae.sweeps.fingerprints import fingerprints
 
 pytest.importorskip("zarr")
@@ -433,7 +433,7 @@ def test_a_transfer_guard_stops_no_trace():
 
 
 def test_lanes_that_fail_are_marked_and_disturb_no_neighbour(monkeypatch):
-    monkeypatch.setattr(odeae.theory.lanes, "MOST_SLOTS", 4)  # the others wait in the queue
+    monkeypatch.setattr(odeae.theory.queue, "MOST_SLOTS", 4)  # the others wait in the queue
     lr, std = np.tile([0.5, 1.0, 1.5, 2.0], 4), np.full(16, 0.3)
     well = {"lr": lr, "std": std}
     lr, std = lr.copy(), std.copy()
@@ -609,7 +609,7 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
             odeae.sweep(**options)
         one_line(error, f"holds another sweep: {said}", "give another path")
     with monkeypatch.context() as patch:
-        patch.setattr(odeae, "__version__", "9.9")
+        patch.setattr(sweeps, "__version__", "9.9")
         with pytest.raises(ValueError, match="holds another sweep") as error:
             sweep(**base)
         one_line(error, "`versions.odeae`: stored .*, now '9.9'")
@@ -769,7 +769,7 @@ def test_a_zipped_sweep_is_stored_too(tmp_path):
 
 def test_lanes_over_their_budget_are_resumed_to_the_same_bits(tmp_path, monkeypatch):
     """They are solved again, each alone, so that neither block nor neighbours matter."""
-    monkeypatch.setattr(odeae.theory.predict, "EXPLICIT_STEPS", 40)
+    monkeypatch.setattr(odeae.theory.strategy, "EXPLICIT_STEPS", 40)
     grid = {"seed": range(3), "lr": [0.2, 0.5, 300.0, 600.0], "kind": ["narrow"]}
     run = functools.partial(odeae.sweep, build, grid, TIMES, save=["T1", "excess"], chunk=4)
     explicit, whole = run(max_steps=40), run()

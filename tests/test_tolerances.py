@@ -11,6 +11,7 @@ import reference
 from numpy.testing import assert_allclose
 
 import odeae
+import odeae.theory.strategy
 from odeae.base.status import Status
 from odeae.theory.equations import equations_of, surroundings
 
@@ -149,12 +150,12 @@ def test_what_an_implicit_solver_loses_is_found_and_followed(monkeypatch):
     rodas = odeae.predict(p, state, times, solver=odeae.Rodas4())
     assert_allclose(rodas.error, want.error, atol=2e-6)
     # What takes over by itself follows modes less far first, and then finds what it has lost.
-    monkeypatch.setattr(odeae.theory.predict, "EXPLICIT_STEPS", 15)
-    monkeypatch.setattr(odeae.theory.predict, "EXPLICIT_STEPS_BY_PAIRS", 1)
+    monkeypatch.setattr(odeae.theory.strategy, "EXPLICIT_STEPS", 15)
+    monkeypatch.setattr(odeae.theory.strategy, "EXPLICIT_STEPS_BY_PAIRS", 1)
     got = odeae.predict(p, state, times)
     assert "Rodas4 from t=" in got.settings
     assert_allclose(got.error, want.error, atol=2e-6)
-    monkeypatch.setattr(odeae.theory.predict, "_regrown", lambda *_: None)
+    monkeypatch.setattr(odeae.theory.strategy, "_regrown", lambda *_: None)
     wrong = odeae.predict(p, state, times)
     assert np.max(np.abs(wrong.error - want.error)) > 0.4
 

@@ -26,7 +26,8 @@ from odeae.averages.activation import AbstractActivation
 from odeae.base import files
 from odeae.model.rule import AbstractRule
 from odeae.model.state import OutputOverlaps
-from odeae.results import saving
+from odeae.results import restoring, saving
+from odeae.results.variables import PARTS, STORED
 
 DIM = 100
 
@@ -115,7 +116,7 @@ def test_every_flipped_bit_is_noticed(curves, tmp_path):
 
 
 def test_a_file_holds_all_that_a_trajectory_can_have(curves, tmp_path):
-    """Every optional part filled: what the table of saving.py lacks would be missing here."""
+    """Every optional part filled: what the table of variables lacks would be missing here."""
     curve, rng = curves["theory"], np.random.default_rng(0)
     bins = np.shape(curve.initial.bulk.encoder)[0]
     shapes = {
@@ -296,7 +297,7 @@ def test_a_file_runs_no_code_and_says_what_it_needs(own, tmp_path, monkeypatch):
         (f"{__name__}:Erf", f"{__name__}:Erf, which isn't there"),  # there, but no rule
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(saving, "_name", lambda thing, name=name: name)
+            patch.setattr(restoring, "_name", lambda thing, name=name: name)
             bare = eqx.tree_at(lambda c: c.problem.rule.schedule, own, None)
             bare.save(path, overwrite=True)
         with pytest.raises(ValueError, match=message):
@@ -668,8 +669,8 @@ def test_excess_is_above_each_lanes_own_pca_error():
 
 
 def test_every_field_of_a_trajectory_has_its_variable():
-    """A field that saving.py doesn't know would be left out of files without a word."""
-    paths = {variable.path for variable in saving._STORED.values()}
+    """A field that results/variables.py doesn't know would be left out of files without a word."""
+    paths = {variable.path for variable in STORED.values()}
     besides = {"times", "problem", "source", "settings"}  # a coordinate and attributes
     numbers = [f.name for f in dataclasses.fields(odeae.Checkpoint) if f.metadata.get("static")]
     besides |= {f"weights.{name}" for name in numbers}  # JSON, all of them
@@ -677,7 +678,7 @@ def test_every_field_of_a_trajectory_has_its_variable():
     def check(kind, where):
         names = getattr(kind, "_fields", None) or [f.name for f in dataclasses.fields(kind)]
         for name in names:
-            part = saving._PARTS.get(kind, {}).get(name)
+            part = PARTS.get(kind, {}).get(name)
             if part is None:
                 assert {where + name} & (paths | besides), where + name
             else:
