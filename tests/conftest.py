@@ -25,6 +25,7 @@ if not (
         + " --xla_cpu_parallel_codegen_split_count=1"
     )
 
+import equinox as eqx
 import jax
 import matplotlib as mpl
 from jaxtyping import install_import_hook
@@ -35,6 +36,18 @@ mpl.use("Agg")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     install_import_hook("odeae", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _steps_at_speed():
+    """Drawing inputs and the steps of SGD last longer than it takes to compile them well."""
+    from odeae import simulation
+
+    if "optimization_level=0" in os.environ.get("XLA_FLAGS", ""):
+        well = {"xla_backend_optimization_level": 2}
+        for name in ("_draw", "_advance"):
+            function = getattr(simulation, name).__wrapped__
+            setattr(simulation, name, eqx.filter_jit(function, compiler_options=well))
 
 
 def pytest_addoption(parser):
