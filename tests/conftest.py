@@ -41,13 +41,13 @@ with warnings.catch_warnings():
 @pytest.fixture(autouse=True, scope="session")
 def _steps_at_speed():
     """Drawing inputs and the steps of SGD last longer than it takes to compile them well."""
-    from odeae import simulation
+    from odeae.simulation import sgd, sources
 
     if "optimization_level=0" in os.environ.get("XLA_FLAGS", ""):
         well = {"xla_backend_optimization_level": 2}
-        for name in ("_draw", "_advance"):
-            function = getattr(simulation, name).__wrapped__
-            setattr(simulation, name, eqx.filter_jit(function, compiler_options=well))
+        for module, name in ((sources, "_draw"), (sgd, "_advance")):
+            function = getattr(module, name).__wrapped__
+            setattr(module, name, eqx.filter_jit(function, compiler_options=well))
 
 
 def pytest_addoption(parser):

@@ -15,6 +15,7 @@ from odeae.base.times import save_times
 SETUP = """
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
 import odeae
+from odeae.data.inputs import read_array
 from odeae import *
 spectrum, network = Spectrum.spiked([1.0, 0.5], dim=10), Autoencoder(2)
 p = Problem(spectrum, network)
@@ -69,7 +70,7 @@ BAD = {
     "load(b'x.nc')": "`path` must be the name of a file, got b'x.nc'",
     "load('a\\0b')": "`path` must be the name of a file",
     "load('x' * 5000)": r"`path` is too long: 'x+\.\.\.",
-    "odeae.data.inputs.read_array(1.5)": "`path` must be the name of a file, got 1.5",
+    "read_array(1.5)": "`path` must be the name of a file, got 1.5",
     "simulate(p, s, [1.0], checkpoint=3)": "`checkpoint` must be the name of a file, got 3",
     "Spectrum([1.0], [1.0], 11)": "`multiplicity` must be a list of whole numbers, got 11",
     "Spectrum([1.0], [1.0], np.array(11))": "`multiplicity` must be a list of whole numbers, got",
