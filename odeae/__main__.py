@@ -1,6 +1,6 @@
 """`python -m odeae`: the shell."""
 
-from odeae.shell.commands import main
+from odeae.shell.main import main
 
 if __name__ == "__main__":
     main()

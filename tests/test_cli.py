@@ -15,6 +15,7 @@ import xarray
 import odeae
 from odeae.base import progress as waiting
 from odeae.shell import commands as cli
+from odeae.shell import grids
 from odeae.shell import settings as config
 from odeae.sweeps import sweep as sweeps
 from odeae.sweeps import workers
@@ -387,8 +388,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(shell, tmp_path, words, me
 def test_large_whole_numbers_may_have_an_exponent(shell, tmp_path):
     """Also in the file, where 1e9 is a float."""
     assert cli._whole("1e9") == 10**9
-    assert config.build_grid({"grid": {"dim": "1e2,1e3"}}) == {"dim": [100, 1000]}
-    assert config.build_grid({"grid": {"seed": {"from": 0.0, "to": 2}}}) == {"seed": [0, 1, 2]}
+    assert grids.build_grid({"grid": {"dim": "1e2,1e3"}}) == {"dim": [100, 1000]}
+    assert grids.build_grid({"grid": {"seed": {"from": 0.0, "to": 2}}}) == {"seed": [0, 1, 2]}
     (tmp_path / "c.toml").write_text("[spectrum]\nspikes = [1.0, 0.6]\ndim = 1e2\n")
     code, out, err = shell("predict", "c.toml", "--hidden", "2", "--start", "1", "--end", "2")
     assert code == 0, err
@@ -578,7 +579,7 @@ def test_sweep_takes_its_grid_from_a_file_and_flags_override_it(tmp_path):
 
     values = read()
     assert (values["zip"], values["save"], values["workers"]) == (True, ["Q1"], 2)
-    grid = config.build_grid(values)
+    grid = grids.build_grid(values)
     np.testing.assert_allclose(grid.pop("weight_decay"), [1e-4, 1e-3, 1e-2], rtol=1e-12)
     assert grid == {
         "lr": [1.0, 0.5],
@@ -587,25 +588,25 @@ def test_sweep_takes_its_grid_from_a_file_and_flags_override_it(tmp_path):
         "tied": [True, False],
     }
     with pytest.raises(ValueError, match="give only one of --workers, --slurm"):
-        config.build_pool(values)
+        grids.build_pool(values)
     values = read(
         dask="tcp://a:1", grid=["lr=0.1:0.3:3,seed=1,2", "schedule=cosine:5;step:1=0.5,2=0.1"]
     )
     assert [values[name] for name in ("workers", "slurm", "dask")] == [None, None, "tcp://a:1"]
-    grid = config.build_grid(values)
+    grid = grids.build_grid(values)
     np.testing.assert_allclose(grid["lr"], [0.1, 0.2, 0.3])
     assert grid["seed"] == [1, 2]
     assert grid["schedule"] == ["cosine:5", "step:1=0.5,2=0.1"]
     values = read(grid=["spikes=1,0.6;1,0.3", "tied=yes,no"])
-    assert config.build_grid(values)["spikes"] == ["1,0.6", "1,0.3"]
-    assert config.build_grid(values)["tied"] == [True, False]
+    assert grids.build_grid(values)["spikes"] == ["1,0.6", "1,0.3"]
+    assert grids.build_grid(values)["tied"] == [True, False]
 
 
 def test_slurm_gets_its_parameters_in_their_types(monkeypatch):
     given = {}
     monkeypatch.setattr(workers, "slurm_pool", lambda folder, **kw: given.update(kw, at=folder))
     flags = {"slurm": ["cluster=local,timeout_min=60,folder=logs", "slurm_use_srun=false"]}
-    config.build_pool(config.read(None, config.SWEEP, flags))
+    grids.build_pool(config.read(None, config.SWEEP, flags))
     want = {"cluster": "local", "timeout_min": 60, "slurm_use_srun": False, "at": "logs"}
     assert given == want
 
@@ -631,12 +632,12 @@ def test_every_number_of_a_sweep_is_traced_and_files_are_read_once(tmp_path, mon
     ]
     for flags, swept in cases:
         values = config.read(None, config.COMMON, flags)
-        build = config.Build.of(values, {})
+        build = grids.Build.of(values, {})
         columns = {name: np.array(numbers[name]) for name in swept}
         first = {name: column[0] for name, column in columns.items()}
         assert sweeps._traceable(build, columns, first) == swept
     values = config.read(None, config.COMMON, {"data": "x.npy", "hidden": 2})
-    build = config.Build.of(values, {"bins": [1, 2]})
+    build = grids.Build.of(values, {"bins": [1, 2]})
     os.remove("x.npy")
     build = cloudpickle.loads(cloudpickle.dumps(build))
     spectrum, expected = build(bins=2)[0].spectrum, odeae.Spectrum.from_data(x, bins=2)

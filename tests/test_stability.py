@@ -427,11 +427,11 @@ def test_generators_leave_a_fixed_point_at_rest(name):
     point = fixed_points(problem, start)
     equations = equations_of(problem)
     rows = np.asarray(problem.autoencoder.columns(point.state.rows()))
-    columns, pairs, _ = odeae.analysis.fixed_points._turned(equations, rows, np.arange(3))
+    columns, pairs, _ = odeae.analysis.symmetries._turned(equations, rows, np.arange(3))
     bias = np.asarray(point.state.bias)
-    tangents = odeae.analysis.fixed_points._tangents(problem, equations, columns, bias, pairs)
+    tangents = odeae.analysis.symmetries._tangents(problem, equations, columns, bias, pairs)
     assert len(tangents) == count
-    y, drift = equations.pack(point.state), eqx.filter_jit(odeae.analysis.fixed_points._drift)
+    y, drift = equations.pack(point.state), eqx.filter_jit(odeae.analysis.linearisation._drift)
     for tangent in tangents:
         moved = drift(y + 1e-5 * tangent, equations) - drift(y - 1e-5 * tangent, equations)
         assert_allclose(moved / 2e-5, 0.0, atol=1e-6)
@@ -523,7 +523,7 @@ def test_print():
 
 
 def test_eigenvalues_of_what_is_not_symmetric_come_in_order():
-    values = odeae.analysis.fixed_points._eigenvalues(
+    values = odeae.analysis.linearisation._eigenvalues(
         block_diag([[0, 2], [-2, 0]], [[-3]], [[1]]), np.ones(4)
     )
     assert_allclose(values, [1, 2j, -2j, -3], atol=1e-12)

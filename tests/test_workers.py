@@ -18,7 +18,8 @@ import plain
 import pytest
 
 import odeae.sweeps.workers as workers
-from odeae.sweeps.workers import completed, dask_pool, device_pool, process_pool, slurm_pool
+from odeae.sweeps.futures import completed
+from odeae.sweeps.workers import dask_pool, device_pool, process_pool, slurm_pool
 
 pytest.importorskip("loky")
 pytest.importorskip("distributed")
@@ -210,7 +211,7 @@ def test_ctrl_c_cancels_and_comes_through(interruptible):
 ENDLESS = """
 import os, signal, sys, threading
 import jax
-from odeae.sweeps.workers import completed
+from odeae.sweeps.futures import completed
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def compute(n):
@@ -260,7 +261,8 @@ def test_an_executor_that_cancels_tasks_itself_is_told_apart_from_an_error():
 # In an interpreter without the type checker, as users have it.
 SETUP = """
 from concurrent.futures import ThreadPoolExecutor
-from odeae.sweeps.workers import completed, dask_pool, process_pool, slurm_pool
+from odeae.sweeps.workers import dask_pool, process_pool, slurm_pool
+from odeae.sweeps.futures import completed
 pool = ThreadPoolExecutor(1)
 """
 BAD = {
@@ -300,7 +302,8 @@ import jax, jax.numpy as jnp
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-from odeae.sweeps.workers import completed, process_pool
+from odeae.sweeps.workers import process_pool
+from odeae.sweeps.futures import completed
 
 jax.traces = 0  # a name that every copy of the functions below sees
 
@@ -399,7 +402,8 @@ def test_leaving_the_pool_does_not_wait_for_what_still_runs():
 
 ORPHANS = """
 import os, signal
-from odeae.sweeps.workers import completed, process_pool
+from odeae.sweeps.workers import process_pool
+from odeae.sweeps.futures import completed
 
 def job(n):
     import time

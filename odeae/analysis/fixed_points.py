@@ -6,7 +6,6 @@ generators, not from how small an eigenvalue is (docs/theory.md 4, 5 and 7).
 """
 
 import enum
-import itertools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,24 +15,27 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Complex, Float
 
-from odeae.averages.closed import Linear, ReLU
+from odeae.analysis.linearisation import (
+    _FLAT,
+    _coordinates,
+    _eigenvalues,
+    _linearise,
+    _moving_drift,
+    _scale,
+    _with_passive_modes,
+)
+from odeae.analysis.symmetries import _rank, _tangents, _turned
 from odeae.base.checks import scalar, whole
 from odeae.base.messages import counted, explains_arguments
 from odeae.base.precision import Real, in_float64, is_traced
-from odeae.model.errors import generalisation_error
 from odeae.model.leading import bulk_rows
 from odeae.model.problem import Problem, check_state, sizes
-from odeae.model.rules import Hebb, Sanger
-from odeae.model.state import Modes, State, Unknowns, field_variances, total_overlaps
+from odeae.model.state import State
 from odeae.results.trajectory import Trajectory
-from odeae.theory.equations import Equations, equations_of, vector_field
+from odeae.theory.equations import Equations, equations_of
 
 # A Jacobian of this many rows takes 130 MB; its factorisation some seconds.
 _LARGEST = 4096
-# Real parts up to this part of the drift's natural size count as zero.
-_FLAT = 1e-7
-# A search that ends in vain this close to the variances beyond a Quadrature wanted to go there.
-_BORDER = 1e-3
 
 
 class FixedPointStatus(enum.IntEnum):
@@ -224,25 +226,6 @@ def _status(finite: bool, resolved: bool, small: bool, spent: bool) -> FixedPoin
     return FixedPointStatus.BUDGET if spent else FixedPointStatus.STUCK
 
 
-def _scale(problem: Problem) -> float:
-    """Natural size of the drift: the largest rate × the largest ρ̃, plus the decay."""
-    inputs, rule = problem.inputs, problem.rule
-    rho = np.concatenate([inputs.spikes, inputs.bulk])
-    rates = [float(rate) for rate in rule.rates(problem.autoencoder)]
-    size = max(rates) * float(np.max(rho, initial=0.0)) + float(rule.weight_decay)
-    return size if size > 0.0 else 1.0
-
-
-def _drift(y, equations: Equations):
-    return vector_field(np.zeros(()), y, equations)
-
-
-def _moving_drift(y, args):
-    """Drift of the coordinates that move, the others being where they began."""
-    equations, y0, moves = args
-    return jnp.where(moves, _drift(jnp.where(moves, y, y0), equations), 0.0)
-
-
 @eqx.filter_jit
 def _search(equations: Equations, state: State, moves, tolerance, max_steps: int):
     """Zero of the drift from a start, by Levenberg–Marquardt.
@@ -257,73 +240,6 @@ def _search(equations: Equations, state: State, moves, tolerance, max_steps: int
     solution = optx.root_find(_moving_drift, solver, y0, args, max_steps=max_steps, throw=False)
     spent = solution.result == optx.RESULTS.nonlinear_max_steps_reached
     return jnp.where(moves, solution.value, y0), spent, solution.stats["num_steps"]
-
-
-@eqx.filter_jit
-def _linearise(equations: Equations, y, wide: Equations):
-    """Error, drift, whether averages are resolved here and a bit further out, and the Jacobian.
-
-    The Jacobian has a row of zeros for each bin. A search that wants to leave what a Quadrature
-    resolves has its steps rejected there and creeps to the border.
-    """
-    unknowns, inputs = equations.unknowns(y), equations.inputs
-    total = total_overlaps(unknowns, inputs)
-    error = generalisation_error(equations.network, total, unknowns.bias, inputs.trace)
-    q = field_variances(unknowns, inputs)
-    resolves, lost = equations.network.activation.resolves, ~jnp.all(jnp.isfinite(q))
-    resolved, clear = resolves(q) | lost, resolves(q * (1.0 + _BORDER)) | lost
-    more = wide.inputs.bulk.shape[0] - inputs.bulk.shape[0]
-
-    def padded(rows):
-        return jnp.concatenate([rows, jnp.zeros((more, *rows.shape[1:]))])
-
-    def with_value(y):
-        drift = _drift(y, wide)
-        return drift, drift
-
-    y = wide.vector(Unknowns(jax.tree.map(padded, unknowns.rows), unknowns.bias))
-    jacobian, drift = jax.jacfwd(with_value, has_aux=True)(y)
-    return error, drift, resolved, clear, jacobian
-
-
-def _with_passive_modes(equations: Equations, problem: Problem) -> Equations:
-    """The same equations with one more mode in each bin, which stands for those without weights.
-
-    The linearisation doesn't mix a row of zeros with anything else: it moves in the others' fields.
-    """
-    bulk = np.asarray(problem.spectrum.bulk) / problem.spectrum.dim
-    bulk = np.concatenate([equations.inputs.bulk, bulk])
-    return eqx.tree_at(lambda e: e.inputs.bulk, equations, bulk)
-
-
-class _Coordinates(NamedTuple):
-    """Of each packed coordinate: its row (−1: a bias), its rate, whether it is frozen."""
-
-    row: np.ndarray
-    rate: np.ndarray
-    frozen: np.ndarray
-
-
-def _coordinates(problem: Problem, equations: Equations) -> _Coordinates:
-    inputs, network, rule = equations.inputs, problem.autoencoder, problem.rule
-    rho = np.concatenate([inputs.spikes, inputs.bulk])
-    lr_w, lr_u, lr_b, lr_0 = (float(rate) for rate in rule.rates(network))
-    decay = float(rule.weight_decay)
-
-    def packed(encoder, decoder, output, bias):
-        shape = (len(rho), network.hidden)
-        w, u = (np.broadcast_to(np.reshape(x, (-1, 1)), shape) for x in (encoder, decoder))
-        u0 = np.broadcast_to(output, len(rho)) if network.output_bias else None
-        rows = Modes(w, u, u0)
-        state = State.from_rows(rows, len(inputs.spikes), np.full(network.hidden, bias))
-        return np.asarray(equations.pack(state))
-
-    index = np.arange(float(len(rho)))
-    row = packed(index, index, index, -1.0).astype(int)
-    rate = packed(lr_w, max(lr_w, lr_u) if network.tied else lr_u, lr_0, lr_b)
-    moves = packed(lr_w * (rho + inputs.noise), rate.max(), lr_0, lr_b)
-    moves = np.where(rate > 0.0, moves, 0.0) + np.where(row >= 0, decay, 0.0)
-    return _Coordinates(row, rate, moves <= _FLAT * _scale(problem))
 
 
 def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndarray, scale: float):
@@ -362,111 +278,8 @@ def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndar
     return values, directions, bulk_values, Directions(*counts.tolist())
 
 
-def _eigenvalues(jacobian: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Eigenvalues by falling real part; exactly real ones for gradient flow."""
-    if not np.all(np.isfinite(jacobian)):
-        return np.full(len(jacobian), np.nan, complex)
-    if np.all(rates > 0.0):  # −η_i ∂²e/∂y_i∂y_j is similar to a symmetric matrix
-        root = np.sqrt(rates)
-        similar = jacobian * (root[None, :] / root[:, None])
-        size = np.max(np.abs(similar), initial=0.0)
-        if np.all(np.abs(similar - similar.T) <= 1e-11 * size):
-            return np.linalg.eigvalsh(similar)[::-1].astype(complex)
-    values = np.linalg.eigvals(jacobian).astype(complex)
-    return values[np.argsort(-np.real(values), kind="stable")]
-
-
 def _count(values: np.ndarray, symmetric: int, frozen: int, scale: float) -> Directions:
     real = np.real(values)
     unstable, stable = np.sum(real > _FLAT * scale), np.sum(real < -_FLAT * scale)
     flat = np.sum(np.abs(real) <= _FLAT * scale)  # NaN is none of these
     return Directions(int(unstable), int(stable), int(flat), symmetric, frozen)
-
-
-def _rank(tangents: np.ndarray, frozen: np.ndarray) -> int:
-    """Rank of the tangents whose combination leaves frozen coordinates where they are."""
-    if tangents.size == 0 or not np.all(np.isfinite(tangents)):
-        return 0
-    size = max(1.0, np.max(np.abs(tangents)))
-    if frozen.size:
-        left, values, _ = np.linalg.svd(frozen)
-        fixed = int(np.sum(values > 1e-7 * size))
-        tangents = left[:, fixed:].T @ tangents
-    if tangents.size == 0:
-        return 0
-    return int(np.sum(np.linalg.svd(tangents, compute_uv=False) > 1e-7 * size))
-
-
-def _neuron_generators(problem: Problem) -> list[np.ndarray]:
-    """Basis of the A (K, K) with w → w + ε A w, u → u − ε Aᵀ u, b → b + ε A b a symmetry."""
-    network, rule = problem.autoencoder, problem.rule
-    K, decay = network.hidden, float(rule.weight_decay) > 0.0
-    pairs = [(k, a) for k in range(K) for a in range(K)]
-    E = np.eye(K)[:, None, :, None] * np.eye(K)[None, :, None, :]  # E[k, a] is 1 at (k, a)
-    own = [E[k, k] for k in range(K)]
-    if isinstance(network.activation, ReLU):
-        return own if not (network.tied or decay) else []
-    if not isinstance(network.activation, Linear) or isinstance(rule, Sanger):
-        return []
-    if rule.feedback == "lower":  # a neuron of truncated SGD doesn't see the later ones
-        return own if not decay else []
-    if isinstance(rule, Hebb) or not (network.tied or decay):
-        return [E[k, a] for k, a in pairs]
-    return [E[k, a] - E[a, k] for k, a in pairs if k < a]
-
-
-def _turned(wide: Equations, columns: np.ndarray, rows: np.ndarray):
-    """Turn every eigenspace so that at most `width` of its rows are not zero.
-
-    A rotation of modes of equal eigenvalue changes no count, and the generators of rotations among
-    rows of zeros do nothing: d equal spikes would have d²/2 of them.
-
-    Args:
-        wide: The equations, with a row of zeros for each bin.
-        columns: Rows of a state, (rows, width).
-        rows: Which of them take part.
-
-    Returns:
-        The turned rows of `wide`; pairs of rows whose rotations are to be followed; and the
-        eigenspaces (lists of rows) that have rows of zeros behind the first `width`. Each of the
-        zeros turns into a combination of these, which touches no other.
-    """
-    rho, width = np.concatenate([wide.inputs.spikes, wide.inputs.bulk]), columns.shape[1]
-    turned, pairs, idle = np.zeros((len(rho), width)), [], []
-    turned[: len(columns)] = columns
-    rows = rows[np.argsort(rho[rows], kind="stable")]
-    ends = np.flatnonzero(~np.isclose(rho[rows][1:], rho[rows][:-1], rtol=1e-12, atol=0.0)) + 1
-    for space in np.split(rows, ends):
-        if len(space) > width:
-            turned[space[width:]] = 0.0
-            turned[space[:width]] = np.linalg.qr(columns[space], mode="r")
-            idle.append(space)
-        pairs += itertools.combinations(space[:width], 2)
-    return turned, pairs, idle
-
-
-def _tangents(
-    problem: Problem, wide: Equations, columns: np.ndarray, b: np.ndarray, pairs: list
-) -> np.ndarray:
-    """What the generators of the symmetries do to a state, (generators, packed coordinates)."""
-    inputs, network = wide.inputs, problem.autoencoder
-    modes = jax.tree.map(np.asarray, network.modes(jnp.asarray(columns)))
-    w, u, u0 = modes.encoder, modes.decoder, modes.output
-    still = np.zeros_like(b)
-    none = None if u0 is None else np.zeros_like(u0)
-    changes = [(Modes(w @ A.T, -u @ A, none), A @ b) for A in _neuron_generators(problem)]
-    for n, m in pairs:
-        turn = np.zeros_like(columns)
-        turn[n], turn[m] = columns[m], -columns[n]
-        changes.append((jax.tree.map(np.asarray, network.modes(turn)), still))
-    linear, decay = isinstance(network.activation, Linear), float(problem.rule.weight_decay)
-    if linear and network.bias and u0 is not None and decay == 0.0:
-        nothing = np.zeros_like(u)
-        for k in range(network.hidden):
-            changes.append((Modes(nothing, nothing, -u[:, k]), np.eye(network.hidden)[k]))
-    still_state = State.from_rows(modes, len(inputs.spikes), still)
-    packed = [np.zeros((0, wide.pack(still_state).shape[0]))]
-    for change, bias in changes:
-        change = wide.pack(State.from_rows(change, len(inputs.spikes), bias))
-        packed.append(np.asarray(change)[None])
-    return np.concatenate(packed)

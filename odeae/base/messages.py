@@ -141,3 +141,9 @@ def meant(word: str, own: list[str]) -> list[str]:
     alike = set().union(*(group for group in _SYNONYMS if word.lower() in group))
     found = [known for known in own if known in alike]
     return found or difflib.get_close_matches(word, own, n=1)
+
+
+def _line(error: BaseException) -> str:
+    """The first line with words in it of an error that may have many."""
+    lines = [line.strip(" .-") for line in str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__)

@@ -166,7 +166,7 @@ def _has(value: Any, method: str) -> bool:
 
 def _computed(plan: "_Plan", done: Any, executor: Any, progress: bool) -> Iterator:
     """Compute the blocks that are not done, in any order, with a bar that counts curves."""
-    from odeae.sweeps.workers import completed
+    from odeae.sweeps.futures import completed
 
     todo = [int(i) for i in np.flatnonzero(~done)]
     results = completed(functools.partial(_compute, plan), todo, executor)

@@ -1,0 +1,121 @@
+"""The drift linearised about a point: its Jacobian, in which coordinates, and eigenvalues."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odeae.model.errors import generalisation_error
+from odeae.model.problem import Problem
+from odeae.model.state import Modes, State, Unknowns, field_variances, total_overlaps
+from odeae.theory.equations import Equations, vector_field
+
+
+def _drift(y, equations: Equations):
+    return vector_field(np.zeros(()), y, equations)
+
+
+def _moving_drift(y, args):
+    """Drift of the coordinates that move, the others being where they began."""
+    equations, y0, moves = args
+    return jnp.where(moves, _drift(jnp.where(moves, y, y0), equations), 0.0)
+
+
+@eqx.filter_jit
+def _linearise(equations: Equations, y, wide: Equations):
+    """Error, drift, whether averages are resolved here and a bit further out, and the Jacobian.
+
+    The Jacobian has a row of zeros for each bin. A search that wants to leave what a Quadrature
+    resolves has its steps rejected there and creeps to the border.
+    """
+    unknowns, inputs = equations.unknowns(y), equations.inputs
+    total = total_overlaps(unknowns, inputs)
+    error = generalisation_error(equations.network, total, unknowns.bias, inputs.trace)
+    q = field_variances(unknowns, inputs)
+    resolves, lost = equations.network.activation.resolves, ~jnp.all(jnp.isfinite(q))
+    resolved, clear = resolves(q) | lost, resolves(q * (1.0 + _BORDER)) | lost
+    more = wide.inputs.bulk.shape[0] - inputs.bulk.shape[0]
+
+    def padded(rows):
+        return jnp.concatenate([rows, jnp.zeros((more, *rows.shape[1:]))])
+
+    def with_value(y):
+        drift = _drift(y, wide)
+        return drift, drift
+
+    y = wide.vector(Unknowns(jax.tree.map(padded, unknowns.rows), unknowns.bias))
+    jacobian, drift = jax.jacfwd(with_value, has_aux=True)(y)
+    return error, drift, resolved, clear, jacobian
+
+
+def _with_passive_modes(equations: Equations, problem: Problem) -> Equations:
+    """The same equations with one more mode in each bin, which stands for those without weights.
+
+    The linearisation doesn't mix a row of zeros with anything else: it moves in the others' fields.
+    """
+    bulk = np.asarray(problem.spectrum.bulk) / problem.spectrum.dim
+    bulk = np.concatenate([equations.inputs.bulk, bulk])
+    return eqx.tree_at(lambda e: e.inputs.bulk, equations, bulk)
+
+
+class _Coordinates(NamedTuple):
+    """Of each packed coordinate: its row (−1: a bias), its rate, whether it is frozen."""
+
+    row: np.ndarray
+    rate: np.ndarray
+    frozen: np.ndarray
+
+
+def _coordinates(problem: Problem, equations: Equations) -> _Coordinates:
+    inputs, network, rule = equations.inputs, problem.autoencoder, problem.rule
+    rho = np.concatenate([inputs.spikes, inputs.bulk])
+    lr_w, lr_u, lr_b, lr_0 = (float(rate) for rate in rule.rates(network))
+    decay = float(rule.weight_decay)
+
+    def packed(encoder, decoder, output, bias):
+        shape = (len(rho), network.hidden)
+        w, u = (np.broadcast_to(np.reshape(x, (-1, 1)), shape) for x in (encoder, decoder))
+        u0 = np.broadcast_to(output, len(rho)) if network.output_bias else None
+        rows = Modes(w, u, u0)
+        state = State.from_rows(rows, len(inputs.spikes), np.full(network.hidden, bias))
+        return np.asarray(equations.pack(state))
+
+    index = np.arange(float(len(rho)))
+    row = packed(index, index, index, -1.0).astype(int)
+    rate = packed(lr_w, max(lr_w, lr_u) if network.tied else lr_u, lr_0, lr_b)
+    moves = packed(lr_w * (rho + inputs.noise), rate.max(), lr_0, lr_b)
+    moves = np.where(rate > 0.0, moves, 0.0) + np.where(row >= 0, decay, 0.0)
+    return _Coordinates(row, rate, moves <= _FLAT * _scale(problem))
+
+
+def _eigenvalues(jacobian: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """Eigenvalues by falling real part; exactly real ones for gradient flow."""
+    if not np.all(np.isfinite(jacobian)):
+        return np.full(len(jacobian), np.nan, complex)
+    if np.all(rates > 0.0):  # −η_i ∂²e/∂y_i∂y_j is similar to a symmetric matrix
+        root = np.sqrt(rates)
+        similar = jacobian * (root[None, :] / root[:, None])
+        size = np.max(np.abs(similar), initial=0.0)
+        if np.all(np.abs(similar - similar.T) <= 1e-11 * size):
+            return np.linalg.eigvalsh(similar)[::-1].astype(complex)
+    values = np.linalg.eigvals(jacobian).astype(complex)
+    return values[np.argsort(-np.real(values), kind="stable")]
+
+
+# Real parts up to this part of the drift's natural size count as zero.
+_FLAT = 1e-7
+
+
+# A search that ends in vain this close to the variances beyond a Quadrature wanted to go there.
+_BORDER = 1e-3
+
+
+def _scale(problem: Problem) -> float:
+    """Natural size of the drift: the largest rate × the largest ρ̃, plus the decay."""
+    inputs, rule = problem.inputs, problem.rule
+    rho = np.concatenate([inputs.spikes, inputs.bulk])
+    rates = [float(rate) for rate in rule.rates(problem.autoencoder)]
+    size = max(rates) * float(np.max(rho, initial=0.0)) + float(rule.weight_decay)
+    return size if size > 0.0 else 1.0

@@ -1,0 +1,102 @@
+"""Directions along which a symmetry moves a fixed point."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odeae.averages.closed import Linear, ReLU
+from odeae.model.problem import Problem
+from odeae.model.rules import Hebb, Sanger
+from odeae.model.state import Modes, State
+from odeae.theory.equations import Equations
+
+
+def _rank(tangents: np.ndarray, frozen: np.ndarray) -> int:
+    """Rank of the tangents whose combination leaves frozen coordinates where they are."""
+    if tangents.size == 0 or not np.all(np.isfinite(tangents)):
+        return 0
+    size = max(1.0, np.max(np.abs(tangents)))
+    if frozen.size:
+        left, values, _ = np.linalg.svd(frozen)
+        fixed = int(np.sum(values > 1e-7 * size))
+        tangents = left[:, fixed:].T @ tangents
+    if tangents.size == 0:
+        return 0
+    return int(np.sum(np.linalg.svd(tangents, compute_uv=False) > 1e-7 * size))
+
+
+def _neuron_generators(problem: Problem) -> list[np.ndarray]:
+    """Basis of the A (K, K) with w → w + ε A w, u → u − ε Aᵀ u, b → b + ε A b a symmetry."""
+    network, rule = problem.autoencoder, problem.rule
+    K, decay = network.hidden, float(rule.weight_decay) > 0.0
+    pairs = [(k, a) for k in range(K) for a in range(K)]
+    E = np.eye(K)[:, None, :, None] * np.eye(K)[None, :, None, :]  # E[k, a] is 1 at (k, a)
+    own = [E[k, k] for k in range(K)]
+    if isinstance(network.activation, ReLU):
+        return own if not (network.tied or decay) else []
+    if not isinstance(network.activation, Linear) or isinstance(rule, Sanger):
+        return []
+    if rule.feedback == "lower":  # a neuron of truncated SGD doesn't see the later ones
+        return own if not decay else []
+    if isinstance(rule, Hebb) or not (network.tied or decay):
+        return [E[k, a] for k, a in pairs]
+    return [E[k, a] - E[a, k] for k, a in pairs if k < a]
+
+
+def _turned(wide: Equations, columns: np.ndarray, rows: np.ndarray):
+    """Turn every eigenspace so that at most `width` of its rows are not zero.
+
+    A rotation of modes of equal eigenvalue changes no count, and the generators of rotations among
+    rows of zeros do nothing: d equal spikes would have d²/2 of them.
+
+    Args:
+        wide: The equations, with a row of zeros for each bin.
+        columns: Rows of a state, (rows, width).
+        rows: Which of them take part.
+
+    Returns:
+        The turned rows of `wide`; pairs of rows whose rotations are to be followed; and the
+        eigenspaces (lists of rows) that have rows of zeros behind the first `width`. Each of the
+        zeros turns into a combination of these, which touches no other.
+    """
+    rho, width = np.concatenate([wide.inputs.spikes, wide.inputs.bulk]), columns.shape[1]
+    turned, pairs, idle = np.zeros((len(rho), width)), [], []
+    turned[: len(columns)] = columns
+    rows = rows[np.argsort(rho[rows], kind="stable")]
+    ends = np.flatnonzero(~np.isclose(rho[rows][1:], rho[rows][:-1], rtol=1e-12, atol=0.0)) + 1
+    for space in np.split(rows, ends):
+        if len(space) > width:
+            turned[space[width:]] = 0.0
+            turned[space[:width]] = np.linalg.qr(columns[space], mode="r")
+            idle.append(space)
+        pairs += itertools.combinations(space[:width], 2)
+    return turned, pairs, idle
+
+
+def _tangents(
+    problem: Problem, wide: Equations, columns: np.ndarray, b: np.ndarray, pairs: list
+) -> np.ndarray:
+    """What the generators of the symmetries do to a state, (generators, packed coordinates)."""
+    inputs, network = wide.inputs, problem.autoencoder
+    modes = jax.tree.map(np.asarray, network.modes(jnp.asarray(columns)))
+    w, u, u0 = modes.encoder, modes.decoder, modes.output
+    still = np.zeros_like(b)
+    none = None if u0 is None else np.zeros_like(u0)
+    changes = [(Modes(w @ A.T, -u @ A, none), A @ b) for A in _neuron_generators(problem)]
+    for n, m in pairs:
+        turn = np.zeros_like(columns)
+        turn[n], turn[m] = columns[m], -columns[n]
+        changes.append((jax.tree.map(np.asarray, network.modes(turn)), still))
+    linear, decay = isinstance(network.activation, Linear), float(problem.rule.weight_decay)
+    if linear and network.bias and u0 is not None and decay == 0.0:
+        nothing = np.zeros_like(u)
+        for k in range(network.hidden):
+            changes.append((Modes(nothing, nothing, -u[:, k]), np.eye(network.hidden)[k]))
+    still_state = State.from_rows(modes, len(inputs.spikes), still)
+    packed = [np.zeros((0, wide.pack(still_state).shape[0]))]
+    for change, bias in changes:
+        change = wide.pack(State.from_rows(change, len(inputs.spikes), bias))
+        packed.append(np.asarray(change)[None])
+    return np.concatenate(packed)
