@@ -427,9 +427,9 @@ def test_generators_leave_a_fixed_point_at_rest(name):
     point = fixed_points(problem, start)
     equations = equations_of(problem)
     rows = np.asarray(problem.autoencoder.columns(point.state.rows()))
-    columns, pairs, _ = odeae.analysis.symmetries._turned(equations, rows, np.arange(3))
+    columns, pairs, _ = odeae.analysis.symmetries.turned_rows(equations, rows, np.arange(3))
     bias = np.asarray(point.state.bias)
-    tangents = odeae.analysis.symmetries._tangents(problem, equations, columns, bias, pairs)
+    tangents = odeae.analysis.symmetries.symmetry_tangents(problem, equations, columns, bias, pairs)
     assert len(tangents) == count
     y, drift = equations.pack(point.state), eqx.filter_jit(odeae.analysis.linearisation._drift)
     for tangent in tangents:
@@ -523,7 +523,7 @@ def test_print():
 
 
 def test_eigenvalues_of_what_is_not_symmetric_come_in_order():
-    values = odeae.analysis.linearisation._eigenvalues(
+    values = odeae.analysis.linearisation.eigenvalues_of(
         block_diag([[0, 2], [-2, 0]], [[-3]], [[1]]), np.ones(4)
     )
     assert_allclose(values, [1, 2j, -2j, -3], atol=1e-12)

@@ -16,15 +16,15 @@ import optimistix as optx
 from jaxtyping import Complex, Float
 
 from odeae.analysis.linearisation import (
-    _FLAT,
-    _coordinates,
-    _eigenvalues,
-    _linearise,
-    _moving_drift,
-    _scale,
-    _with_passive_modes,
+    FLAT,
+    coordinates_of,
+    eigenvalues_of,
+    linearise,
+    moving_drift,
+    scale_of,
+    with_passive_modes,
 )
-from odeae.analysis.symmetries import _rank, _tangents, _turned
+from odeae.analysis.symmetries import rank_of, symmetry_tangents, turned_rows
 from odeae.base.checks import scalar, whole
 from odeae.base.messages import counted, explains_arguments
 from odeae.base.precision import Real, in_float64, is_traced
@@ -202,12 +202,12 @@ def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> Fi
             f"`problem` must have at most {_LARGEST} coordinates to be linearised, got {count}; "
             "give its spectrum fewer `spikes` or `bins`"
         )
-    scale = _scale(problem)
-    moves = ~_coordinates(problem, equations).frozen
+    scale = scale_of(problem)
+    moves = ~coordinates_of(problem, equations).frozen
     y, spent, steps = _search(equations, state, moves, tol * scale, max_steps)
-    wide = _with_passive_modes(equations, problem)
-    error, drift, resolved, clear, jacobian = _linearise(equations, y, wide)
-    residual = np.max(np.abs(drift)[~_coordinates(problem, wide).frozen], initial=0.0)
+    wide = with_passive_modes(equations, problem)
+    error, drift, resolved, clear, jacobian = linearise(equations, y, wide)
+    residual = np.max(np.abs(drift)[~coordinates_of(problem, wide).frozen], initial=0.0)
     finite = bool(np.all(np.isfinite(y)) and (np.isfinite(residual) or not resolved))
     small = bool(resolved and residual <= tol * scale)
     status = _status(finite, bool(small or clear), small, bool(spent))
@@ -237,7 +237,7 @@ def _search(equations: Equations, state: State, moves, tolerance, max_steps: int
     solver = optx.LevenbergMarquardt(rtol=1e-14, atol=1e-4 * tolerance)
     y0 = equations.pack(state)
     args = (equations, y0, moves)
-    solution = optx.root_find(_moving_drift, solver, y0, args, max_steps=max_steps, throw=False)
+    solution = optx.root_find(moving_drift, solver, y0, args, max_steps=max_steps, throw=False)
     spent = solution.result == optx.RESULTS.nonlinear_max_steps_reached
     return jnp.where(moves, solution.value, y0), spent, solution.stats["num_steps"]
 
@@ -245,7 +245,7 @@ def _search(equations: Equations, state: State, moves, tolerance, max_steps: int
 def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndarray, scale: float):
     """Eigenvalues and directions of what takes part, and of the bulk's modes without weights."""
     spectrum, network = problem.spectrum, problem.autoencoder
-    at = _coordinates(problem, wide)
+    at = coordinates_of(problem, wide)
     spikes, own = len(wide.inputs.spikes), bulk_rows(spectrum, network.width)
     columns = np.asarray(network.columns(state.rows()))
     bins = np.repeat(np.arange(len(own)), own)
@@ -255,13 +255,13 @@ def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndar
     part = np.append(rows, True)[at.row]  # the last entry is that of row −1, the biases
 
     moving = part & ~at.frozen
-    values = _eigenvalues(jacobian[np.ix_(moving, moving)], at.rate[moving])
-    turned, pairs, idle = _turned(wide, columns, np.flatnonzero(rows))
-    tangents = _tangents(problem, wide, turned, np.asarray(state.bias), pairs)
-    symmetric = _rank(tangents[:, moving], tangents[:, part & at.frozen])
+    values = eigenvalues_of(jacobian[np.ix_(moving, moving)], at.rate[moving])
+    turned, pairs, idle = turned_rows(wide, columns, np.flatnonzero(rows))
+    tangents = symmetry_tangents(problem, wide, turned, np.asarray(state.bias), pairs)
+    symmetric = rank_of(tangents[:, moving], tangents[:, part & at.frozen])
     for space in idle:
         own_rows, frozen = turned[space[: network.width]], at.frozen[at.row == space[-1]]
-        one = _rank(own_rows[:, ~frozen], own_rows[:, frozen])
+        one = rank_of(own_rows[:, ~frozen], own_rows[:, frozen])
         symmetric += (len(space) - network.width) * one
     directions = _count(values, symmetric, int(np.sum(part & at.frozen)), scale)
 
@@ -269,17 +269,19 @@ def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndar
     for b, (m, n) in enumerate(zip(spectrum.multiplicity, own, strict=True)):
         mine = at.row == len(rows) - len(own) + b
         frozen = at.frozen[mine]
-        bulk_values[b] = _eigenvalues(jacobian[np.ix_(mine, mine)], at.rate[mine])
+        bulk_values[b] = eigenvalues_of(jacobian[np.ix_(mine, mine)], at.rate[mine])
         mine = mine & ~at.frozen
-        block = _eigenvalues(jacobian[np.ix_(mine, mine)], at.rate[mine])
+        block = eigenvalues_of(jacobian[np.ix_(mine, mine)], at.rate[mine])
         turned = columns[spikes:][bins == b] if weights[b] else np.zeros((0, network.width))
-        one = _count(block, _rank(turned[:, ~frozen], turned[:, frozen]), int(frozen.sum()), scale)
+        one = _count(
+            block, rank_of(turned[:, ~frozen], turned[:, frozen]), int(frozen.sum()), scale
+        )
         counts += (m - n if weights[b] else m) * np.array(one)
     return values, directions, bulk_values, Directions(*counts.tolist())
 
 
 def _count(values: np.ndarray, symmetric: int, frozen: int, scale: float) -> Directions:
     real = np.real(values)
-    unstable, stable = np.sum(real > _FLAT * scale), np.sum(real < -_FLAT * scale)
-    flat = np.sum(np.abs(real) <= _FLAT * scale)  # NaN is none of these
+    unstable, stable = np.sum(real > FLAT * scale), np.sum(real < -FLAT * scale)
+    flat = np.sum(np.abs(real) <= FLAT * scale)  # NaN is none of these
     return Directions(int(unstable), int(stable), int(flat), symmetric, frozen)

@@ -17,14 +17,14 @@ def _drift(y, equations: Equations):
     return vector_field(np.zeros(()), y, equations)
 
 
-def _moving_drift(y, args):
+def moving_drift(y, args):
     """Drift of the coordinates that move, the others being where they began."""
     equations, y0, moves = args
     return jnp.where(moves, _drift(jnp.where(moves, y, y0), equations), 0.0)
 
 
 @eqx.filter_jit
-def _linearise(equations: Equations, y, wide: Equations):
+def linearise(equations: Equations, y, wide: Equations):
     """Error, drift, whether averages are resolved here and a bit further out, and the Jacobian.
 
     The Jacobian has a row of zeros for each bin. A search that wants to leave what a Quadrature
@@ -50,7 +50,7 @@ def _linearise(equations: Equations, y, wide: Equations):
     return error, drift, resolved, clear, jacobian
 
 
-def _with_passive_modes(equations: Equations, problem: Problem) -> Equations:
+def with_passive_modes(equations: Equations, problem: Problem) -> Equations:
     """The same equations with one more mode in each bin, which stands for those without weights.
 
     The linearisation doesn't mix a row of zeros with anything else: it moves in the others' fields.
@@ -68,7 +68,8 @@ class _Coordinates(NamedTuple):
     frozen: np.ndarray
 
 
-def _coordinates(problem: Problem, equations: Equations) -> _Coordinates:
+def coordinates_of(problem: Problem, equations: Equations) -> _Coordinates:
+    """Return what each entry of the packed rows is: its mode, neuron, path and rate."""
     inputs, network, rule = equations.inputs, problem.autoencoder, problem.rule
     rho = np.concatenate([inputs.spikes, inputs.bulk])
     lr_w, lr_u, lr_b, lr_0 = (float(rate) for rate in rule.rates(network))
@@ -87,10 +88,10 @@ def _coordinates(problem: Problem, equations: Equations) -> _Coordinates:
     rate = packed(lr_w, max(lr_w, lr_u) if network.tied else lr_u, lr_0, lr_b)
     moves = packed(lr_w * (rho + inputs.noise), rate.max(), lr_0, lr_b)
     moves = np.where(rate > 0.0, moves, 0.0) + np.where(row >= 0, decay, 0.0)
-    return _Coordinates(row, rate, moves <= _FLAT * _scale(problem))
+    return _Coordinates(row, rate, moves <= FLAT * scale_of(problem))
 
 
-def _eigenvalues(jacobian: np.ndarray, rates: np.ndarray) -> np.ndarray:
+def eigenvalues_of(jacobian: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """Eigenvalues by falling real part; exactly real ones for gradient flow."""
     if not np.all(np.isfinite(jacobian)):
         return np.full(len(jacobian), np.nan, complex)
@@ -105,14 +106,14 @@ def _eigenvalues(jacobian: np.ndarray, rates: np.ndarray) -> np.ndarray:
 
 
 # Real parts up to this part of the drift's natural size count as zero.
-_FLAT = 1e-7
+FLAT = 1e-7
 
 
 # A search that ends in vain this close to the variances beyond a Quadrature wanted to go there.
 _BORDER = 1e-3
 
 
-def _scale(problem: Problem) -> float:
+def scale_of(problem: Problem) -> float:
     """Natural size of the drift: the largest rate × the largest ρ̃, plus the decay."""
     inputs, rule = problem.inputs, problem.rule
     rho = np.concatenate([inputs.spikes, inputs.bulk])

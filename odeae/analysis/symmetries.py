@@ -13,7 +13,7 @@ from odeae.model.state import Modes, State
 from odeae.theory.equations import Equations
 
 
-def _rank(tangents: np.ndarray, frozen: np.ndarray) -> int:
+def rank_of(tangents: np.ndarray, frozen: np.ndarray) -> int:
     """Rank of the tangents whose combination leaves frozen coordinates where they are."""
     if tangents.size == 0 or not np.all(np.isfinite(tangents)):
         return 0
@@ -45,7 +45,7 @@ def _neuron_generators(problem: Problem) -> list[np.ndarray]:
     return [E[k, a] - E[a, k] for k, a in pairs if k < a]
 
 
-def _turned(wide: Equations, columns: np.ndarray, rows: np.ndarray):
+def turned_rows(wide: Equations, columns: np.ndarray, rows: np.ndarray):
     """Turn every eigenspace so that at most `width` of its rows are not zero.
 
     A rotation of modes of equal eigenvalue changes no count, and the generators of rotations among
@@ -75,7 +75,7 @@ def _turned(wide: Equations, columns: np.ndarray, rows: np.ndarray):
     return turned, pairs, idle
 
 
-def _tangents(
+def symmetry_tangents(
     problem: Problem, wide: Equations, columns: np.ndarray, b: np.ndarray, pairs: list
 ) -> np.ndarray:
     """What the generators of the symmetries do to a state, (generators, packed coordinates)."""

@@ -16,6 +16,9 @@ from odeae.base.messages import explains_arguments, shortened
 from odeae.base.named import itself, portable_state
 from odeae.base.precision import float64, is_traced
 
+# Largest q_max/scale²: the nodes for pairs of neurons, 500 q_max/scale² of them, then fill GiBs.
+_WIDEST = 1e6
+
 
 def _derivatives(fn: Callable, order: int) -> list[Callable]:
     """Return [fn, fn', …] up to `order`, each elementwise."""
@@ -59,6 +62,11 @@ class Quadrature(AbstractActivation):
             raise ValueError(f"`fn` must be an elementwise JAX function, got {shortened(self.fn)}")
         scalar("scale", self.scale, above=0.0)
         scalar("q_max", self.q_max, above=0.0)
+        if not is_traced((self.scale, self.q_max)) and self.q_max > _WIDEST * self.scale**2:
+            raise ValueError(
+                f"`q_max` must be at most {_WIDEST:.0e} scale² = {_WIDEST * self.scale**2:g}, for "
+                f"more nodes than that no memory holds, got {float(self.q_max):g}"
+            )
         try:
             hash(self.fn)
         except TypeError as error:

@@ -150,6 +150,17 @@ def wholes(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1
     return [whole(name, one, at_least=at_least, at_most=at_most) for one in value]
 
 
+def entries(name: str, value: Any, count: int | None = None) -> list:
+    """Return `value`, whatever can be gone through, as a list of `count` entries."""
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
+    if not several or getattr(value, "ndim", 1) == 0:
+        raise ValueError(f"`{name}` must be a list, got {shortened(value)}")
+    found = list(value)
+    if count is not None and len(found) != count:
+        raise ValueError(f"`{name}` must have {count} entries, got {len(found)}")
+    return found
+
+
 def grain_of(*values: Any) -> float:
     """Relative rounding of the numbers as they were given, of the coarsest of them.
 

@@ -143,7 +143,7 @@ def meant(word: str, own: list[str]) -> list[str]:
     return found or difflib.get_close_matches(word, own, n=1)
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line with words in it of an error that may have many."""
     lines = [line.strip(" .-") for line in str(error).splitlines()]
     return next((line for line in lines if line), type(error).__name__)

@@ -4,7 +4,8 @@ import importlib
 from typing import Any
 
 
-def _optional(name: str, extra: str) -> Any:
+def needed_package(name: str, extra: str) -> Any:
+    """Import a package of an extra; raise an `ImportError` that says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

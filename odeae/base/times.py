@@ -36,7 +36,7 @@ _SHORTEST = 1e-290
 
 def save_times(times: Any) -> Real:
     """Return increasing, non-negative, finite times (steps/D) as a float64 array (T,)."""
-    if np.ndim(times) == 0 and not is_traced(times) and isinstance(times, int | float | np.number):
+    if isinstance(times, int | float | np.number):
         times = scalar("times", times)
         raise ValueError(
             f"`times` must be a list of times (steps/D), got the number {times:g}; write "

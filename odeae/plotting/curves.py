@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odeae.base.checks import entries
 from odeae.base.messages import explains_arguments, one_of
 from odeae.plotting.labels import Curve, curves_of, grouped, names_of
 from odeae.plotting.legends import add_legend
@@ -75,10 +76,10 @@ def plot(
     if quantity is not None:
         one_of("quantity", quantity, ["error", "error_clean", "excess", "test_error"])
     given = _flat(trajectories)
-    for name, values in (("labels", labels), ("colors", colors)):
-        if values is not None and (isinstance(values, str) or len(values) != len(given)):
-            got = repr(values) if isinstance(values, str) else len(values)
-            raise ValueError(f"`{name}` must have {len(given)} entries, got {got}")
+    if labels is not None:
+        labels = [str(label) for label in entries("labels", labels, len(given))]
+    if colors is not None:
+        colors = entries("colors", colors, len(given))
     ax = single_axes(ax, figsize=(6.4, 4.2))
     before = (ax.get_xlim(), ax.get_ylim()) if ax.has_data() else None
     whole = labels is not None or colors is not None

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from odeae.analysis.mode_map import ModeDynamics
+from odeae.base.checks import entries, wholes
 from odeae.base.messages import counted
 from odeae.plotting.legends import add_legend
 from odeae.plotting.style import MARKERS, shades_of, single_axes, time_axis
@@ -27,13 +28,13 @@ def plot_mode_dynamics(
 
     if not dynamics or not all(isinstance(part, ModeDynamics) for part in dynamics):
         raise ValueError("plot_mode_dynamics takes what mode_map and estimate_mode_map return")
-    if labels is not None and len(labels) != len(dynamics):
-        raise ValueError(f"`labels` must have {len(dynamics)} entries, got {len(labels)}")
+    if labels is not None:
+        labels = [str(label) for label in entries("labels", labels, len(dynamics))]
     if any(part.times is None for part in dynamics):
         raise ValueError("`dynamics` without times: give `times` to estimate_mode_map")
     first = dynamics[0]
     count = min(part.map.shape[-1] for part in dynamics)
-    shown = list(range(min(8, count))) if modes is None else list(modes)
+    shown = list(range(min(8, count))) if modes is None else wholes("modes", modes, at_least=0)
     if not set(shown) <= set(range(count)):
         raise ValueError(f"`modes` must be among 0 … {count - 1}, got {shown}")
     ax = single_axes(ax, figsize=(6.4, 4.2))

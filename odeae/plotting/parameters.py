@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from odeae.plotting.legends import add_legend
-from odeae.plotting.style import mapped_colours, shades_of, time_axis
+from odeae.plotting.style import mapped_colours, panel_axes, shades_of, time_axis
 from odeae.results.trajectory import Trajectory
 
 
@@ -20,7 +20,7 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
         import matplotlib.pyplot as plt
 
         axes = plt.subplots(2, 2, figsize=(8.0, 5.6), sharex=True, layout="constrained")[1]
-    panels = np.ravel(axes)
+    panels = panel_axes(axes, 4)[:4]
     times, colours = trajectory.shared_times(), shades_of(trajectory.bias.shape[-1])
     formulas = ("W Ω Wᵀ / D", "V Ω Wᵀ / D$^{3/2}$", "V Ω Vᵀ / D²", "V Vᵀ / D")
     for ax, name, formula in zip(panels, ("Q1", "R1", "T1", "T0"), formulas, strict=True):
@@ -81,9 +81,7 @@ def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
         axes = plt.subplots(rows, columns, layout="constrained", squeeze=False, **size)[1]
         for ax in np.ravel(axes)[shown + 1 :]:
             ax.set_axis_off()
-    panels: list[Any] = list(np.ravel(axes))
-    if len(panels) <= shown:
-        raise ValueError(f"`axes` must hold at least {shown + 1} Axes, got {len(panels)}")
+    panels = panel_axes(axes, shown + 1)
     colours = shades_of(K)
     for i, ax in enumerate(panels[:shown]):
         for k, colour in enumerate(colours):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odeae.analysis.plateaus import Plateau, one_curve, plateaus
+from odeae.base.checks import flag
 from odeae.plotting.levels import draw_levels
 from odeae.plotting.style import COLOURS, log_scale, single_axes
 from odeae.results.trajectory import Trajectory
@@ -23,6 +24,7 @@ def plot_plateaus(
     `which`: the run, member or lane. `labels`: whether to write them. A label without room is left
     out; `odeae.plateaus` has the numbers. Returns the Axes. Raises the errors of `odeae.plateaus`.
     """
+    labels = flag("labels", labels)
     found = plateaus(trajectory, which)
     times, error, levels, noisy = one_curve(trajectory, which)
     ax = single_axes(ax, figsize=(7.2, 4.6))

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from odeae.base.messages import shortened
+
 COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7030a0", "#0b8f9c", "#b0246a")
 
 
@@ -58,6 +60,19 @@ def single_axes(ax: Any, **size: Any) -> Any:
     if not hasattr(ax, "transData"):
         raise ValueError(f"`ax` must be one Axes, such as axes[0], got {type(ax).__name__}")
     return ax
+
+
+def panel_axes(axes: Any, count: int) -> list[Any]:
+    """Return `axes`, one of them or arrays or lists of them, as a flat list of at least `count`."""
+    try:
+        panels = list(np.ravel(np.asarray(axes, dtype=object)))
+    except ValueError:  # a ragged list
+        panels = []
+    if len(panels) < count or not all(hasattr(ax, "transData") for ax in panels):
+        raise ValueError(
+            f"`axes` must hold at least {count} Axes, as of plt.subplots, got {shortened(axes)}"
+        )
+    return panels
 
 
 def time_axis(ax: Any, times: np.ndarray, label: str = "time  t = steps / D") -> None:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odeae.base.messages import one_of
+from odeae.base.checks import entries, flag, scalar
+from odeae.base.messages import one_of, shortened
 from odeae.plotting.legends import add_legend, legend_above
 from odeae.plotting.style import (
     COLOURS,
@@ -48,7 +49,11 @@ def plot_sweep(
     if "status" not in getattr(dataset, "variables", ()):
         raise ValueError(f"plot_sweep takes the dataset of odeae.sweep, got {dataset!r:.60}")
     zipped = dataset["status"].dims == ("lane",)
-    averaged = [mean] if isinstance(mean, str) else list(mean)
+    averaged = [mean] if isinstance(mean, str) else entries("mean", mean)
+    if not (select is None or isinstance(select, dict)):
+        raise ValueError(f'`select` must be a dict such as {{"seed": 0}}, got {shortened(select)}')
+    time = None if time is None else float(scalar("time", time))
+    levels = flag("levels", levels)
     data, title = _selected(dataset, select or {}, averaged, zipped)
     names = _parameters(data)
     if zipped and averaged:

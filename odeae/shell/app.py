@@ -23,13 +23,14 @@ app = typer.Typer(
 )
 
 
-_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, which typer has made its own
+UsageError: Any = typer.BadParameter.__mro__[1]  # click's, which typer has made its own
 
 
-class _Command(TyperCommand):
+class Command(TyperCommand):
     """A command that refuses by name what click would drop, or take for a file."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse stray values, unknown options and options that are given twice."""
         options = {flag: o for o in self.params for flag in o.opts if flag.startswith("-")}
         for i, word in enumerate(args):
             if word in options and not getattr(options[word], "is_flag", True):
@@ -39,10 +40,10 @@ class _Command(TyperCommand):
                     several = options[word].metavar == "LIST" or options[word].multiple
                     one = f"{word} takes one value, got {shortened(text)}"
                     many = f"separate values by commas: {word} {text}"
-                    raise _UsageError(many if several else one, ctx)
+                    raise UsageError(many if several else one, ctx)
         try:
             order = self.make_parser(ctx).parse_args(list(args))[2]
-        except _UsageError as error:
+        except UsageError as error:
             unknown = getattr(error, "option_name", None)
             if unknown is None or unknown in options:  # one that lacks its value, for example
                 raise
@@ -50,12 +51,12 @@ class _Command(TyperCommand):
             found = meant(unknown.lstrip("-").replace("-", "_"), known)
             flags = " or ".join("--" + name.replace("_", "-") for name in found)
             hint = f", did you mean {flags}?" if found else ""
-            raise _UsageError(f"No such option: {unknown}{hint}", ctx) from None
+            raise UsageError(f"No such option: {unknown}{hint}", ctx) from None
         for flag, option in options.items():
             if not option.multiple and order.count(option) > 1:
                 commas = ", with commas between its values" if option.metavar == "LIST" else ""
                 times = order.count(option)
-                raise _UsageError(f"{flag} is given {times} times: give it once{commas}", ctx)
+                raise UsageError(f"{flag} is given {times} times: give it once{commas}", ctx)
         return super().parse_args(ctx, args)
 
 
@@ -96,7 +97,7 @@ Json = Annotated[
 ]
 
 
-def _command(*tables: list[config.Setting]) -> Callable:
+def as_command(*tables: list[config.Setting]) -> Callable:
     """Register a command whose flags are the settings of `tables`: one list serves all.
 
     The function gets the merged values and whether JSON was asked for.
@@ -134,7 +135,7 @@ def _command(*tables: list[config.Setting]) -> Callable:
         )
         command.__annotations__ = {name: kind for name, kind, _ in parameters}
         command.__doc__, command.__name__ = function.__doc__, function.__name__
-        return app.command(name=function.__name__, cls=_Command)(command)
+        return app.command(name=function.__name__, cls=Command)(command)
 
     return register
 
@@ -148,7 +149,7 @@ def _whole(text: str) -> int:
         raise typer.BadParameter(text) from None
 
 
-def _start_jax() -> None:
+def start_jax() -> None:
     """Switch on float64, and keep compiled programs on disk: a second run starts at once."""
     # Equinox's run-time errors are host callbacks, which keep a program out of the cache; odeae
     # reports failures as a status and needs none of them.

@@ -8,16 +8,16 @@ from odeae.base.messages import one_of
 from odeae.base.progress import saying_how_long
 from odeae.shell import builders
 from odeae.shell import settings as config
-from odeae.shell.app import _command, _start_jax
+from odeae.shell.app import as_command, start_jax
 from odeae.shell.output import (
-    _bar,
-    _check_outputs,
-    _check_runs,
-    _dump,
-    _outputs,
-    _some,
-    _summary,
-    _table,
+    check_outputs,
+    check_runs,
+    print_json,
+    print_table,
+    progress_bar,
+    some_rows,
+    summary,
+    write_outputs,
 )
 
 
@@ -57,7 +57,7 @@ def _simulate(
         weights=weights,
         resample=False if values["once"] else None,
         test_samples=values["test_samples"],
-        progress=_bar(),
+        progress=progress_bar(),
         **options,
     )
 
@@ -72,7 +72,7 @@ def _load_runs(path: str) -> Any:
     return runs
 
 
-def _denser(times: Any) -> Any:
+def denser(times: Any) -> Any:
     """The times of the runs and more between them, for a smooth curve."""
     import numpy as np
 
@@ -80,22 +80,22 @@ def _denser(times: Any) -> Any:
     return np.unique(np.concatenate([times, between.ravel()]))
 
 
-@_command(config.COMMON, config.SOLVE, config.ENSEMBLE, config.OUTPUT)
+@as_command(config.COMMON, config.SOLVE, config.ENSEMBLE, config.OUTPUT)
 def predict(values: dict[str, Any], as_json: bool) -> None:
     """Predict the learning curve from a spectrum: the theory alone."""
     import numpy as np
 
-    _check_outputs(values)
-    _start_jax()
+    check_outputs(values)
+    start_jax()
     from odeae.base.status import Status
 
     problem = builders.build_problem(values)
     theory = _predict(values, problem, builders.build_times(values, 200))
     if as_json:
-        _dump(_summary(theory))
+        print_json(summary(theory))
     else:
         print(theory)
-        rows = _some(theory.times)
+        rows = some_rows(theory.times)
         columns = {"t = steps/D": [f"{theory.times[i]:.4g}" for i in rows]}
         if values["members"] is None:
             columns["error"] = [f"{theory.error[i]:.6f}" for i in rows]
@@ -113,15 +113,15 @@ def predict(values: dict[str, Any], as_json: bool) -> None:
             columns["mean error"] = [f"{mean[i]:.6f}" for i in rows]
             columns["10 %"] = [f"{low[i]:.6f}" for i in rows]
             columns["90 %"] = [f"{high[i]:.6f}" for i in rows]
-        _table(columns)
-    _outputs(values, {None: theory}, as_json)
+        print_table(columns)
+    write_outputs(values, {None: theory}, as_json)
 
 
-@_command(config.COMMON, config.RUNS, config.OUTPUT)
+@as_command(config.COMMON, config.RUNS, config.OUTPUT)
 def simulate(values: dict[str, Any], as_json: bool) -> None:
     """Run online SGD at finite D, on Gaussian inputs or on the rows of a data file."""
-    _check_outputs(values)
-    _start_jax()
+    check_outputs(values)
+    start_jax()
     problem = builders.build_problem(values)
     times = builders.build_times(values, 30, problem.spectrum.dim)
     weights = None
@@ -141,19 +141,19 @@ def simulate(values: dict[str, Any], as_json: bool) -> None:
         times = times[times >= done]
     runs, values = _simulate_and_keep(values, problem, times, weights)
     if as_json:
-        _dump(_summary(runs))
+        print_json(summary(runs))
     else:
         print(runs)
-        rows = _some(runs.times)
+        rows = some_rows(runs.times)
         mean, test = runs.error.mean(axis=0), runs.test_error.mean(axis=0)
-        _table(
+        print_table(
             {
                 "t = steps/D": [f"{runs.times[i]:.4g}" for i in rows],
                 "error": [f"{mean[i]:.6f}" for i in rows],
                 "test error": [f"{test[i]:.6f}" for i in rows],
             },
         )
-    _outputs(values, {None: runs}, as_json)
+    write_outputs(values, {None: runs}, as_json)
 
 
 def _simulate_and_keep(
@@ -177,24 +177,24 @@ def _simulate_and_keep(
     return runs, values | {"overwrite": True}  # of the file that the runs have kept
 
 
-@_command(config.COMMON, config.SOLVE, config.RUNS, config.OUTPUT)
+@as_command(config.COMMON, config.SOLVE, config.RUNS, config.OUTPUT)
 def compare(values: dict[str, Any], as_json: bool) -> None:
     """Theory and simulation from one start, and how far they are apart."""
-    _check_outputs(values)
+    check_outputs(values)
     if values["resume"] is not None:
         raise ValueError("--resume is for `odeae simulate`: a comparison needs the common start")
-    _check_runs(values["runs"])
-    _start_jax()
+    check_runs(values["runs"])
+    start_jax()
     from odeae.analysis.compare import compare as compare_
 
     problem = builders.build_problem(values)
     times = builders.build_times(values, 30, problem.spectrum.dim)
-    theory = _predict(values, problem, _denser(times))
+    theory = _predict(values, problem, denser(times))
     runs, values = _simulate_and_keep(values, problem, times)
-    _outputs(values, {"theory": theory, "runs": runs}, as_json)
+    write_outputs(values, {"theory": theory, "runs": runs}, as_json)
     check = compare_(theory, runs)
     if as_json:
-        _dump(
+        print_json(
             {
                 "verdict": check.verdict,
                 "agrees": check.agrees,
@@ -215,8 +215,8 @@ def compare(values: dict[str, Any], as_json: bool) -> None:
             }
         )
     else:
-        rows = _some(check.times)
-        _table(
+        rows = some_rows(check.times)
+        print_table(
             {
                 "t = steps/D": [f"{check.times[i]:.4g}" for i in rows],
                 "theory": [f"{check.theory[i]:.6f}" for i in rows],

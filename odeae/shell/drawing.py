@@ -9,14 +9,14 @@ from odeae.base.files import existing_file
 from odeae.base.messages import one_of
 from odeae.shell import builders
 from odeae.shell import settings as config
-from odeae.shell.app import Json, _Command, _start_jax, app
-from odeae.shell.output import _check_outputs, _dump, _save_figure, _table
-from odeae.shell.sweeping import _what_to_plot
+from odeae.shell.app import Command, Json, app, start_jax
+from odeae.shell.output import check_outputs, print_json, print_table, save_figure
+from odeae.shell.sweeping import what_to_plot
 
 _SHOWN = ["error", "excess", "order-parameters", "overlaps", "plateaus"]
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def plot(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .nc file or a .zarr store.")],
     output: Annotated[
@@ -49,12 +49,12 @@ def plot(
     if not stored:
         existing_file("file", file)
     picture = str(Path(file).with_suffix(".png")) if output is None and file else output
-    _check_outputs({"plot": picture, "overwrite": overwrite})
-    _start_jax()
+    check_outputs({"plot": picture, "overwrite": overwrite})
+    start_jax()
     axes = _plot_store(file, what, x, y) if stored else _plot_file(file, what, group)
-    _save_figure(axes, str(picture), overwrite)
+    save_figure(axes, str(picture), overwrite)
     if as_json:
-        _dump({"output": picture})
+        print_json({"output": picture})
     else:
         print(f"wrote {picture}")
 
@@ -89,12 +89,12 @@ def _plot_store(file: str, what: str, x: str | None, y: str | None) -> Any:
     if y is not None and x is None:
         raise ValueError("--y needs --x, the parameter to the right")
     curves = open_sweep(file)
-    chosen = _what_to_plot(curves, tuple(name for name in (x, y) if name is not None))
+    chosen = what_to_plot(curves, tuple(name for name in (x, y) if name is not None))
     value = {"excess": "final_excess", "error": "error" if "y" in chosen else None}[what]
     return plot_sweep(curves, value=value, **chosen)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def spectrum(
     file: Annotated[
         str,
@@ -119,10 +119,10 @@ def spectrum(
 
     from odeae.base.checks import whole
 
-    _check_outputs({"plot": plot, "overwrite": overwrite})
+    check_outputs({"plot": plot, "overwrite": overwrite})
     one_of("kind", kind, ["data", "covariance", "eigenvalues"])
     whole("ranks", ranks)
-    _start_jax()
+    start_jax()
     given = {"n_spikes": n_spikes, "bins": bins}
     toml = file if file.endswith(".toml") else None
     settings = config.read(toml, config.SPECTRUM, given if toml else {**given, kind: file})
@@ -130,7 +130,7 @@ def spectrum(
     rho = np.sort(np.asarray(values.eigenvalues()))[::-1]
     levels = np.asarray(values.pca_errors(values.dim if values.dim <= 4096 else ranks))
     if as_json:
-        _dump(
+        print_json(
             {
                 "dim": values.dim,
                 "trace": values.trace,
@@ -147,7 +147,7 @@ def spectrum(
         if zeros:
             print(f"{zeros} of {values.dim} eigenvalues are 0")
         rows = range(min(ranks, values.dim))
-        _table(
+        print_table(
             {
                 "rank": [str(i + 1) for i in rows],
                 "ρ": [f"{rho[i]:.5g}" for i in rows],
@@ -161,6 +161,6 @@ def spectrum(
     if plot is not None:
         from odeae.plotting.spectra import plot_spectrum
 
-        _save_figure(plot_spectrum(values), plot, overwrite)
+        save_figure(plot_spectrum(values), plot, overwrite)
         if not as_json:
             print(f"wrote {plot}")

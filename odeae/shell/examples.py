@@ -6,12 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from odeae.shell.app import Json, _Command, _start_jax, app
-from odeae.shell.curves import _denser
-from odeae.shell.output import _bar, _check_runs, _dump, _folder, _save_figure, _table
+from odeae.shell.app import Command, Json, app, start_jax
+from odeae.shell.curves import denser
+from odeae.shell.output import (
+    check_runs,
+    make_folder,
+    print_json,
+    print_table,
+    progress_bar,
+    save_figure,
+)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def validate(
     output: Annotated[
         str, typer.Option("--output", "-o", help="Folder for the results.")
@@ -36,13 +43,13 @@ def validate(
     from odeae.base.files import writing
 
     names = [f"validation.{kind}" for kind in ("md", "png", "nc")]
-    folder, files = _folder(output, names, overwrite)
-    _start_jax()
+    folder, files = make_folder(output, names, overwrite)
+    start_jax()
     from odeae.analysis import validation
     from odeae.plotting.validation import figure
 
     def say(name: str) -> None:
-        if _bar():
+        if progress_bar():
             print(f"odeae: {name}", file=sys.stderr)
 
     names = {known.name.lower(): known.name for known in validation.MATRIX}
@@ -53,11 +60,11 @@ def validate(
     with writing(files[0], overwrite) as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
     drawn = figure(results)
-    _save_figure(drawn.axes[0], files[1], overwrite)
+    save_figure(drawn.axes[0], files[1], overwrite)
     with writing(files[2], overwrite) as temporary:
         validation.to_xarray(results).to_netcdf(temporary, engine="h5netcdf")
     if as_json:
-        _dump(
+        print_json(
             {
                 r.row.name: {
                     "dims": list(r.dims),
@@ -77,7 +84,7 @@ def validate(
         raise typer.Exit(2)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results.")] = "demo",
     runs: Annotated[int, typer.Option(help="Runs per kind of input.")] = 8,
@@ -92,9 +99,9 @@ def demo(
     Theory from the patches' spectrum against SGD on the patches themselves and on Gaussian inputs
     of the same covariance: demo.png, demo.nc and a table.
     """
-    _check_runs(runs)
-    folder, (picture, archive) = _folder(output, ["demo.png", "demo.nc"], overwrite)
-    _start_jax()
+    check_runs(runs)
+    folder, (picture, archive) = make_folder(output, ["demo.png", "demo.nc"], overwrite)
+    start_jax()
     from odeae.analysis.compare import compare as compare_
     from odeae.base.times import log_times
     from odeae.data.patches import natural_patches
@@ -114,11 +121,11 @@ def demo(
         print(f"{len(patches)} patches: {problem.spectrum}")
     state = random_state(problem)
     times = log_times(end, 40, start=end / 1000.0, dim=problem.spectrum.dim)
-    theory = predict_(problem, state, _denser(times))
+    theory = predict_(problem, state, denser(times))
     curves: dict[str | None, Any] = {"theory": theory}
     for name, data in (("gaussian", None), ("real", patches)):
         curves[name] = simulate_(
-            problem, state, times, runs=runs, data=data, test_samples=1000, progress=_bar()
+            problem, state, times, runs=runs, data=data, test_samples=1000, progress=progress_bar()
         )
     checks = {
         "Gaussian, by formula": compare_(theory, curves["gaussian"]),
@@ -137,9 +144,9 @@ def demo(
     axes.set_title(
         f"Photographs, 32×32 patches: D = {problem.spectrum.dim}, K = 8, erf", fontsize=10
     )
-    _save_figure(axes, picture, overwrite)
+    save_figure(axes, picture, overwrite)
     if as_json:
-        _dump(
+        print_json(
             {
                 name: {
                     "verdict": check.verdict,
@@ -155,7 +162,7 @@ def demo(
         return
     biggest = [abs(check.deviation).argmax() for check in checks.values()]
     each = list(zip(checks.values(), biggest, strict=True))
-    _table(
+    print_table(
         {
             "inputs, error": list(checks),
             "at the end": [f"{c.mean[-1]:.4f}" for c, _ in each],
@@ -178,7 +185,7 @@ def demo(
     print(f"wrote {picture}, {archive}")
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def patches(
     output: Annotated[str, typer.Argument(metavar="FILE.npy", help="File for the patches.")],
     images: Annotated[
@@ -205,6 +212,6 @@ def patches(
     with writing(output, overwrite) as temporary:
         np.save(temporary, x)
     if as_json:
-        _dump({"output": output, "patches": x.shape[0], "dim": x.shape[1]})
+        print_json({"output": output, "patches": x.shape[0], "dim": x.shape[1]})
     else:
         print(f"wrote {output}: {x.shape[0]} patches of {size}×{size} pixels, D = {x.shape[1]}")

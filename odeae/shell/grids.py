@@ -5,7 +5,7 @@ from typing import Any
 
 from odeae.base.messages import nearest, one_of, shortened
 from odeae.shell.builders import build_problem, build_spectrum, build_state
-from odeae.shell.settings import _PLACES, NETWORK, RULE, SPECTRUM, STATE, Setting, numbers, whole
+from odeae.shell.settings import NETWORK, PLACES, RULE, SPECTRUM, STATE, Setting, numbers, whole
 
 SWEPT = {s.key: s for s in [*SPECTRUM, *NETWORK, *RULE, *STATE]}
 
@@ -146,7 +146,7 @@ def build_pool(values: dict[str, Any]) -> Any:
 
     Raises `ValueError` for more than one, and for parameters that don't fit.
     """
-    given = [n for n in _PLACES if not (values[n] is None or values[n] is False)]
+    given = [n for n in PLACES if not (values[n] is None or values[n] is False)]
     if len(given) > 1:
         raise ValueError(f"give only one of {', '.join('--' + name for name in given)}")
     if not given:

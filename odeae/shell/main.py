@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from odeae.shell.app import _UsageError, app
+from odeae.shell.app import UsageError, app
 
 
 def _terminated(*_: Any) -> None:
@@ -31,7 +31,7 @@ def _run() -> None:
     code = 130
     try:
         code = app(standalone_mode=False)
-    except _UsageError as error:
+    except UsageError as error:
         if not error.format_message():  # no command: the help was shown
             sys.exit(1)
         path = error.ctx.command_path if error.ctx else "odeae"

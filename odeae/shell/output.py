@@ -9,7 +9,7 @@ from typing import Any
 from odeae.base.progress import at_terminal
 
 
-def _check_outputs(values: dict[str, Any], endings: tuple[str, ...] = (".nc", ".csv")) -> None:
+def check_outputs(values: dict[str, Any], endings: tuple[str, ...] = (".nc", ".csv")) -> None:
     """Refuse outputs that can't be written before any work is done."""
     from odeae.base.files import check_ending, check_output
 
@@ -27,7 +27,7 @@ def _check_outputs(values: dict[str, Any], endings: tuple[str, ...] = (".nc", ".
         check_ending(files["output"], endings)
 
 
-def _folder(output: str, names: list[str], overwrite: bool) -> tuple[Path, list[Path]]:
+def make_folder(output: str, names: list[str], overwrite: bool) -> tuple[Path, list[Path]]:
     """The folder of the results and its files, if they can be written."""
     from odeae.base.files import check_output
 
@@ -42,7 +42,8 @@ def _folder(output: str, names: list[str], overwrite: bool) -> tuple[Path, list[
     return folder, files
 
 
-def _check_runs(runs: int | None) -> None:
+def check_runs(runs: int | None) -> None:
+    """Raise `ValueError` for fewer runs than a standard error needs."""
     if runs is not None and runs < 2:
         raise ValueError(f"`runs` must be at least 2 for a standard error, got {runs}")
 
@@ -53,12 +54,13 @@ def _check_picture(name: str, path: str) -> None:
         raise ValueError(f"`{name}` must end in one of {', '.join(kinds)}, got {path!r}")
 
 
-def _bar() -> bool:
+def progress_bar() -> bool:
     """Progress bars are for people at a terminal."""
     return at_terminal()
 
 
-def _save_figure(axes: Any, path: str | Path, overwrite: bool) -> None:
+def save_figure(axes: Any, path: str | Path, overwrite: bool) -> None:
+    """Write the figure of these axes to a file, whole or not at all."""
     from odeae.base.files import writing
 
     with writing(path, overwrite) as temporary:
@@ -68,7 +70,8 @@ def _save_figure(axes: Any, path: str | Path, overwrite: bool) -> None:
         plt.close(axes.figure)
 
 
-def _table(columns: dict[str, list[str]], title: str | None = None) -> None:
+def print_table(columns: dict[str, list[str]], title: str | None = None) -> None:
+    """Print a table of texts, a column for each key."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -81,13 +84,16 @@ def _table(columns: dict[str, list[str]], title: str | None = None) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def _some(times: Any, most: int = 9) -> list[int]:
+def some_rows(times: Any, most: int = 9) -> list[int]:
+    """Return the indices of a few times, evenly spaced, for a table."""
     import numpy as np
 
     return np.unique(np.linspace(0, len(times) - 1, most).round().astype(int)).tolist()
 
 
-def _outputs(values: dict[str, Any], trajectories: dict[str | None, Any], as_json: bool) -> None:
+def write_outputs(
+    values: dict[str, Any], trajectories: dict[str | None, Any], as_json: bool
+) -> None:
     """Write the files that were asked for, and say so."""
     from odeae.plotting.curves import plot
     from odeae.plotting.parameters import plot_overlaps
@@ -98,17 +104,18 @@ def _outputs(values: dict[str, Any], trajectories: dict[str | None, Any], as_jso
         save_all(values["output"], trajectories, values["overwrite"])
         done.append(values["output"])
     if values["plot"] is not None:
-        _save_figure(plot(*trajectories.values()), values["plot"], values["overwrite"])
+        save_figure(plot(*trajectories.values()), values["plot"], values["overwrite"])
         done.append(values["plot"])
     if values["plot_overlaps"] is not None:
         axes = plot_overlaps(next(iter(trajectories.values())))
-        _save_figure(axes[0, 0], values["plot_overlaps"], values["overwrite"])
+        save_figure(axes[0, 0], values["plot_overlaps"], values["overwrite"])
         done.append(values["plot_overlaps"])
     if done and not as_json:
         print("wrote " + ", ".join(done))
 
 
-def _dump(result: dict[str, Any]) -> None:
+def print_json(result: dict[str, Any]) -> None:
+    """Print one JSON object, arrays as lists and NaN as null."""
     import numpy as np
 
     def plain(value: Any) -> Any:
@@ -124,7 +131,8 @@ def _dump(result: dict[str, Any]) -> None:
     print(json.dumps(plain(result), allow_nan=False))
 
 
-def _summary(trajectory: Any) -> dict[str, Any]:
+def summary(trajectory: Any) -> dict[str, Any]:
+    """Return what `--json` says of a trajectory."""
     import numpy as np
 
     from odeae.base.status import Status
@@ -143,7 +151,7 @@ def _summary(trajectory: Any) -> dict[str, Any]:
     }
 
 
-def _in_pieces(curves: Any) -> Any:
+def in_pieces(curves: Any) -> Any:
     """A dataset of a large store that goes to another file chunk by chunk, not through memory."""
     if curves.nbytes < _LARGE or "preferred_chunks" not in curves["status"].encoding:
         return curves

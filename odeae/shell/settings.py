@@ -161,8 +161,8 @@ def read(path: str | None, settings: list[Setting], flags: dict[str, Any]) -> di
     for s in settings:
         if s.type is dict and s.key in given:
             given[s.key] = (values[s.key] or {}) | _pairs(s, given[s.key])
-    if any(key in given for key in _PLACES):
-        values |= {s.key: s.default for s in settings if s.key in _PLACES}  # as for times
+    if any(key in given for key in PLACES):
+        values |= {s.key: s.default for s in settings if s.key in PLACES}  # as for times
     for key in (given.get("grid") or values.get("grid") or {}).keys() & given:
         raise ValueError(f"`{key}` is swept, and also given a value: give one of the two")
     if "times" in values and given.keys() & {"start", "end", "count"}:
@@ -236,7 +236,7 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
 
 
 ALL = [*COMMON, *SOLVE, *ENSEMBLE, *RUNS, *SWEEP, *OUTPUT]
-_PLACES = ("workers", "devices", "dask", "slurm")
+PLACES = ("workers", "devices", "dask", "slurm")
 
 
 def _pairs(setting: Setting, texts: list[str]) -> dict[str, str]:

@@ -6,27 +6,27 @@ from typing import Any
 
 from odeae.shell import builders, grids
 from odeae.shell import settings as config
-from odeae.shell.app import _command, _start_jax
-from odeae.shell.output import _bar, _check_outputs, _dump, _in_pieces, _save_figure
+from odeae.shell.app import as_command, start_jax
+from odeae.shell.output import check_outputs, in_pieces, print_json, progress_bar, save_figure
 
 
-@_command(config.COMMON, config.SOLVE, config.SWEEP, config.SWEEP_OUTPUT)
+@as_command(config.COMMON, config.SOLVE, config.SWEEP, config.SWEEP_OUTPUT)
 def sweep(values: dict[str, Any], as_json: bool) -> None:
     """Predict a curve for every point of a grid of settings, and keep them as they come.
 
     With --store, an interrupted sweep loses nothing that was done: the same command goes on.
     """
-    _check_outputs(values, (".nc",))
+    check_outputs(values, (".nc",))
     if values["diffusion"]:
         raise ValueError("`diffusion` is for `odeae predict`: a sweep has no noise of SGD's steps")
     grid = grids.build_grid(values)
-    _start_jax()
+    start_jax()
     from odeae.sweeps.sweep import sweep as sweep_
 
     store, save = values["store"], values["save"]
     options = {name: values[name] for name in ("zip", "rtol", "atol", "max_steps", "chunk")}
     options["save"] = save.replace(",", " ").split() if isinstance(save, str) else save or ()
-    options["progress"] = _bar() if values["progress"] is None else values["progress"]
+    options["progress"] = progress_bar() if values["progress"] is None else values["progress"]
     build, times = grids.Build.of(values, grid), builders.build_times(values, 200)
     before, pool = _stored_curves(store), grids.build_pool(values)
     try:
@@ -42,17 +42,17 @@ def sweep(values: dict[str, Any], as_json: bool) -> None:
         from odeae.base.files import writing
 
         with writing(values["output"], values["overwrite"]) as temporary:
-            _in_pieces(curves).to_netcdf(temporary, engine="h5netcdf")
+            in_pieces(curves).to_netcdf(temporary, engine="h5netcdf")
         done.append(values["output"])
     about = _about_sweep(curves, grid)
     if values["plot"] is not None and about["best"] is not None:
         from odeae.plotting.sweeps import plot_sweep
 
-        axes = plot_sweep(curves, **_what_to_plot(curves))
-        _save_figure(axes, values["plot"], values["overwrite"])
+        axes = plot_sweep(curves, **what_to_plot(curves))
+        save_figure(axes, values["plot"], values["overwrite"])
         done.append(values["plot"])
     if as_json:
-        _dump(about | {"store": store})
+        print_json(about | {"store": store})
     else:
         _print_sweep(about, curves, before, store)
         if done:
@@ -132,7 +132,7 @@ def _print_sweep(about: dict[str, Any], curves: Any, before: int, store: str | N
         print(f"store    {store} ({what}): xarray.open_zarr({store!r})")
 
 
-def _what_to_plot(curves: Any, axes: tuple[str, ...] = ()) -> dict[str, Any]:
+def what_to_plot(curves: Any, axes: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a picture of any sweep can show: `axes` or its first two parameters, seeds averaged."""
     dims = curves["status"].dims
     zipped = dims == ("lane",)

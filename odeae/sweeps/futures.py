@@ -18,8 +18,8 @@ from typing import Any
 import jax
 
 from odeae.base import checks
-from odeae.base.messages import _line
-from odeae.base.optional import _optional
+from odeae.base.messages import first_line
+from odeae.base.optional import needed_package
 
 _CACHE = (
     "jax_compilation_cache_dir",
@@ -175,7 +175,7 @@ class _Submitter:
             _cancel([] if self.batched else jobs, self.batched)
             if self.batched and isinstance(error, RuntimeError | OSError):
                 raise RuntimeError(
-                    f"the jobs could not be submitted: {_line(error)}; completed results are "
+                    f"the jobs could not be submitted: {first_line(error)}; completed results are "
                     "kept, so run again to go on"
                 ) from error
             _raise_if_death(error)
@@ -302,11 +302,11 @@ def _use_cache(settings: dict[str, Any]) -> None:
 
 
 def _pickled(function: Callable[[Any], Any]) -> bytes:
-    cloudpickle = _optional("cloudpickle", "sweep")
+    cloudpickle = needed_package("cloudpickle", "sweep")
     try:
         return cloudpickle.dumps(function)
     except Exception as error:  # any object inside it may raise anything
         raise ValueError(
-            f"the function can't be sent to another process: {_line(error)}; make what it needs "
-            "inside of it"
+            f"the function can't be sent to another process: {first_line(error)}; make what it "
+            "needs inside of it"
         ) from error

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 
 from odeae.base import checks
-from odeae.base.messages import _line, shortened
-from odeae.base.optional import _optional
+from odeae.base.messages import first_line, shortened
+from odeae.base.optional import needed_package
 
 # One core each. NPROC sizes XLA's thread pool, and unlike a flag in XLA_FLAGS it isn't part of the
 # key of a compiled program, so that workers find in the cache what the parent has compiled.
@@ -83,7 +83,7 @@ def dask_pool(address: str, timeout: float = 10.0) -> Iterator[Any]:
         raise ValueError(
             f"`address` must be text like 'tcp://127.0.0.1:8786', got {shortened(address)}"
         )
-    distributed = _optional("distributed", "sweep")
+    distributed = needed_package("distributed", "sweep")
     try:
         # A malformed address would leave half a Client, and where Python collects it while another
         # one starts, both wait for one lock for ever.
@@ -97,7 +97,7 @@ def dask_pool(address: str, timeout: float = 10.0) -> Iterator[Any]:
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"`address` must be like 'tcp://127.0.0.1:8786', got {shortened(address)} "
-            f"({_line(error)})"
+            f"({first_line(error)})"
         ) from error
     with client:
         yield client
@@ -113,7 +113,7 @@ def slurm_pool(folder: str | os.PathLike[str], **parameters: Any) -> Iterator[An
     `ValueError` for parameters that submitit refuses, `RuntimeError` without `sbatch` and
     `ImportError` without submitit.
     """
-    submitit = _optional("submitit", "slurm")
+    submitit = needed_package("submitit", "slurm")
     cluster = parameters.pop("cluster", "slurm")
     if not (isinstance(cluster, str) and cluster in ("slurm", "local")):
         raise ValueError(f"`cluster` must be 'slurm' or 'local', got {shortened(cluster)}")
@@ -126,7 +126,7 @@ def slurm_pool(folder: str | os.PathLike[str], **parameters: Any) -> Iterator[An
         executor.update_parameters(**parameters)
     # submitit uses all of these for a parameter that it doesn't know or whose type is wrong.
     except (NameError, ValueError, TypeError, AssertionError) as error:
-        raise ValueError(f"submitit refused its parameters: {_line(error)}") from error
+        raise ValueError(f"submitit refused its parameters: {first_line(error)}") from error
     yield executor
 
 
@@ -140,7 +140,7 @@ def slurm_pool(folder: str | os.PathLike[str], **parameters: Any) -> Iterator[An
 
 
 def _loky(workers: int, env: dict[str, str]) -> Any:
-    loky = _optional("loky", "sweep")
+    loky = needed_package("loky", "sweep")
     env = {**_KEEP_WORKERS, **env}  # set before anything is imported there
     return loky.ProcessPoolExecutor(workers, env=env, initializer=_begin, initargs=(os.getpid(),))
 
