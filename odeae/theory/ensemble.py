@@ -10,6 +10,7 @@ import numpy as np
 from odeae.base.checks import flag, whole
 from odeae.base.messages import explains_arguments
 from odeae.base.precision import in_float64, is_traced
+from odeae.base.times import save_times
 from odeae.model.initial import random_state
 from odeae.model.problem import Problem, sizes
 from odeae.results.trajectory import ENSEMBLE, Trajectory
@@ -69,6 +70,7 @@ def ensemble(
     members = whole("members", members)
     seed = whole("seed", seed, at_least=0, at_most=2**63 - members)
     densities, diffusion = flag("densities", densities), flag("diffusion", diffusion)
+    times = save_times(times)
     need = 8 * members * np.size(times) * 10 * problem.autoencoder.hidden**2
     if need > 16 * 2**30:
         raise ValueError(
