@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.averages.closed import Linear
 from odeae.base.checks import broadcast, finite, numbers
 from odeae.base.precision import Real, in_float64, is_traced
 from odeae.base.times import save_times
@@ -290,7 +289,7 @@ def _check_problem(problem: Problem) -> tuple[Real, Real]:
     sizes(problem)
     network, rule = problem.autoencoder, problem.rule
     for want, holds in (
-        ('Autoencoder(K, "linear")', isinstance(network.activation, Linear)),
+        ('Autoencoder(K, "linear")', network.activation.symmetry == "linear"),
         ("untied weights", not network.tied),
         ("no biases", not (network.bias or network.output_bias)),
         ("the rule SGD", isinstance(rule, SGD)),

@@ -14,7 +14,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 import odeae
 from odeae.analysis.decoders import best_decoder, residual
 from odeae.analysis.power_laws import local_slopes
-from odeae.averages.single import moments
 from odeae.model.errors import excess_error
 from odeae.model.leading import leading_modes
 from odeae.theory import aligned
@@ -39,7 +38,7 @@ def one(activation="erf", rule=None, **network):
 
 def test_nonlinear_output_of_sigmoidal_units_has_all_its_digits():
     q = np.concatenate([np.geomspace(1e-9, 1e6, 31), [0.49999, 0.50001]])
-    m = moments(odeae.Erf(), jnp.asarray(q), None)
+    m = odeae.Erf().moments(jnp.asarray(q), None)
 
     def exact(q):
         y = q / (1 + q)
@@ -77,7 +76,7 @@ def test_nonlinear_output_is_what_is_left_of_g(activation, bias):
         return mean(lambda x: (g(x) - c * x) ** 2)
 
     q, b, h = 0.8, bias or 0.0, 1e-4
-    m = moments(activation, jnp.array([q]), None if bias is None else jnp.array([bias]))
+    m = activation.moments(jnp.array([q]), None if bias is None else jnp.array([bias]))
     assert_allclose(m.N[0], exact(q, b), atol=1e-10)
     assert_allclose(m.N_q[0], (exact(q + h, b) - exact(q - h, b)) / (2 * h), atol=1e-7)
     if bias is not None:
@@ -87,7 +86,7 @@ def test_nonlinear_output_is_what_is_left_of_g(activation, bias):
 def test_small_fields_of_a_quadrature():
     """N → g'''(0)² q³/6, which subtraction would lose below q = 1e-5."""
     q = np.array([1e-7, 1e-5])
-    m = moments(TANH, jnp.asarray(q), None)
+    m = TANH.moments(jnp.asarray(q), None)
     assert_allclose(m.N, 4.0 * q**3 / 6.0, rtol=1e-3)
     assert_allclose(m.N_q, 4.0 * q**2 / 2.0, rtol=1e-3)
 

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 import odeae
 from odeae.averages.activation import nonlinear_overlap
-from odeae.averages.activations import activation as by_name
+from odeae.averages.by_name import activation as by_name
 from odeae.base.status import Status
 from odeae.model.errors import excess_error
 from odeae.model.leading import leading_modes

@@ -1,17 +1,19 @@
 """What an activation is: its averages over Gaussian fields."""
 
 import abc
-from typing import Any, NamedTuple
+import functools
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from odeae.base.checks import array
 from odeae.base.checks import covariance as check_covariance
 from odeae.base.contractions import diagonal
-from odeae.base.precision import Real, in_float64, is_traced
+from odeae.base.precision import Real, float64, in_float64, is_traced
 
 
 class Averages(NamedTuple):
@@ -30,6 +32,21 @@ class Averages(NamedTuple):
     B: Real
 
 
+class Moments(NamedTuple):
+    """Averages of one neuron at field variance q and bias b, each (K,) (docs/theory.md 3 and 8).
+
+    c = E[g'] with c_q = ∂c/∂q, c_b = ∂c/∂b. N = E[(g(λ+b) − cλ)²] = G − c² q is the output that is
+    no linear function of the field, with N_q = ∂N/∂q and N_b = ∂N/∂b.
+    """
+
+    c: Real
+    c_q: Real
+    c_b: Real
+    N: Real
+    N_q: Real
+    N_b: Real
+
+
 class Pairs(NamedTuple):
     """The covariances of all pairs (k, a) of neurons: views of Q and b that broadcast to (K, K)."""
 
@@ -41,13 +58,39 @@ class Pairs(NamedTuple):
 
 
 class AbstractActivation(eqx.Module):
-    """A smooth activation g, applied per neuron, with its averages over Gaussian fields."""
+    """An activation g, applied per neuron, with its averages over Gaussian fields.
+
+    One of your own is a subclass in a file of your own. It must define `__call__`, `slope`,
+    `slopes`, `mean` and `pairs`; then it works in `predict`, `simulate`, `sweep`, files, plots and
+    fixed points. The other methods and attributes have defaults that hold for any activation, and
+    may be bettered. Source: docs/theory.md 3.
+
+    Attributes:
+        symmetry: What of a neuron's weights (w, v) changes no output: "scale" for (c w, v/c) with
+            c > 0, as of ReLU; "linear" if g is linear; "none" (the default).
+        by_lanes: Whether `slopes` and `pairs` also take a trailing axis of lanes, which makes
+            sweeps of small networks fast.
+        largest_variance: Field variance up to which averages can be had.
+    """
+
+    symmetry: ClassVar[str] = "none"
+    by_lanes: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """What the activation is called in titles, files and the shell."""
+        return type(self).__name__
+
+    @property
+    def largest_variance(self) -> Any:
+        """Field variance up to which averages can be had."""
+        return np.inf
 
     def __init_subclass__(cls, **options: Any):
         """Refuse a variant of a known activation: what holds for that one is used elsewhere too."""
         super().__init_subclass__(**options)
         for base in cls.__bases__:
-            if base is not AbstractActivation and base.__module__ == __name__:
+            if base is not AbstractActivation and base.__module__.startswith("odeae."):
                 raise TypeError(
                     f"{base.__name__} can't be subclassed, as odeae knows formulas that hold for "
                     "it alone; subclass odeae.AbstractActivation, or wrap a function in "
@@ -79,6 +122,44 @@ class AbstractActivation(eqx.Module):
         b = None if p.b1 is None else p.b1[:, 0]
         c = self.slopes(p.q1[:, 0], b)[0]
         return self.pairs(p)[0] - c[:, None] * c[None] * p.q12
+
+    def second_moment(self, q, b) -> tuple[Real, Real, Real]:
+        """Return G = E[g²] of neurons (K,) with its derivatives by q and b."""
+
+        def one(q, b):
+            q, b = q[None, None], None if b is None else b[None, None]
+            return [x[0, 0] for x in self.pairs(Pairs(q, q, q, b, b))]
+
+        G, P, S, B = jax.vmap(one)(q, b)
+        return G, P + S, 2.0 * B
+
+    def moments(self, q: Float[Real, " hidden"], b: Float[Real, " hidden"] | None) -> Moments:
+        """Return the averages of neurons along their own components.
+
+        N by subtraction, so to 1e-16 in units of G, unless there is a better way.
+        """
+        c, c_q, c_b = self.slopes(q, b)
+        G, G_q, G_b = self.second_moment(q, b)
+        N_q, N_b = G_q - c * c - 2.0 * c * c_q * q, G_b - 2.0 * c * c_b * q
+        return Moments(c, c_q, c_b, G - c * c * q, N_q, N_b)
+
+    def lacks_gradient_covariance(self, hidden: int) -> str | None:
+        """Why there is no `gradient_covariance` for K neurons, None if there is."""
+        return (
+            "which are known for erf, relu, linear and Quadrature units, got "
+            f"{type(self).__name__}; for K ≤ 2 wrap its function in odeae.Quadrature(fn)"
+        )
+
+    def gradient_covariance(self, mean, cov, M, shift) -> Float[Real, "hidden hidden"]:
+        """Return ⟨a_k a_m⟩, a_k = (ν_k − Σ_a M_ka g_a − shift_k) g'_k, of fields (ν, λ + b).
+
+        Args:
+            mean: (2K,), of ν and λ + b.
+            cov: (2K, 2K), of the same.
+            M: (K, K).
+            shift: (K,).
+        """
+        raise NotImplementedError
 
     @in_float64
     def averages(
@@ -205,3 +286,24 @@ def _nonlinear_overlap_jvp(primals, tangents):
     tangents = (zero[0] if dQ is None else dQ, zero[1] if db is None else db)
     change = jax.jvp(by_subtraction, (Q, b), tangents)[1]
     return nonlinear_overlap(activation, Q, b), change
+
+
+def has_zero_mean(activation: AbstractActivation) -> bool:
+    """Whether ⟨g(λ)⟩ = 0 at every variance of a field without bias, that is, whether g is odd.
+
+    Of an activation with numbers of its own that are traced, which nobody can know, False.
+    """
+    if is_traced(activation):
+        return False
+    numbers = jax.tree.leaves(activation)  # which can't be hashed
+    return (_has_zero_mean.__wrapped__ if numbers else _has_zero_mean)(activation)
+
+
+@functools.lru_cache(maxsize=64)
+def _has_zero_mean(activation: AbstractActivation) -> bool:
+    largest = activation.largest_variance
+    q = np.geomspace(1e-3, largest if np.isfinite(largest) else 100.0, 12)
+    with float64(), jax.ensure_compile_time_eval():
+        m = activation.moments(jnp.asarray(q), None)
+        mean, square = activation.mean(jnp.asarray(q), None), m.N + m.c * m.c * q
+    return bool(np.all(np.abs(mean) <= 1e-10 * np.sqrt(square)))

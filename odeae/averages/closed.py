@@ -1,10 +1,13 @@
 """Activations whose averages are known in closed form: erf, ReLU, linear."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf, ndtr
 
-from odeae.averages.activation import AbstractActivation
+from odeae.averages.activation import AbstractActivation, Moments
+from odeae.averages.gradient_noise import by_pairs, on_half_lines, tilted
 from odeae.averages.special import (
     angle,
     arcsine,
@@ -19,6 +22,13 @@ from odeae.averages.special import (
 
 class Erf(AbstractActivation):
     """The sigmoidal activation of the paper, g(x) = erf(x/√2)."""
+
+    by_lanes = True
+
+    @property
+    def name(self):
+        """erf"""
+        return "erf"
 
     def __call__(self, x):
         """Return erf(x/√2)."""
@@ -68,6 +78,23 @@ class Erf(AbstractActivation):
         norm = jnp.sqrt(1.0 + p.q1) * jnp.sqrt(1.0 + p.q2)
         return (2.0 / np.pi) * beyond_sine(p.q12, self._root(p), norm)
 
+    def moments(self, q, b):
+        """Return the averages, without biases N to all its digits also where q → 0."""
+        if b is not None:
+            return super().moments(q, b)
+        v, root = 1.0 + q, jnp.sqrt(1.0 + 2.0 * q)
+        slope = (2.0 / np.pi) * jnp.square(q / v) / (root * (v + root))
+        N = (2.0 / np.pi) * beyond_sine(q, root, v)
+        return Moments(*self.slopes(q, b), N, slope, jnp.zeros_like(q))
+
+    def lacks_gradient_covariance(self, hidden):
+        """Nothing: g'_k g'_m tilts the Gaussian."""
+
+    def gradient_covariance(self, mean, cov, M, shift):
+        """Return ⟨a_k a_m⟩ in closed form."""
+        entry = functools.partial(tilted, self, mean, cov, M, shift)
+        return by_pairs(entry, M.shape[0])
+
     def _root(self, p):
         """√((1+q11)(1+q22) − q12²), of a sum of positive terms."""
         return jnp.sqrt(1.0 + p.q1 + p.q2 + jnp.maximum(det2(p.q1, p.q12, p.q12, p.q2), 0.0))
@@ -75,6 +102,14 @@ class Erf(AbstractActivation):
 
 class ReLU(AbstractActivation):
     """g(x) = max(x, 0), its slope at 0 read as ½."""
+
+    symmetry = "scale"
+    by_lanes = True
+
+    @property
+    def name(self):
+        """relu"""
+        return "relu"
 
     def __call__(self, x):
         """Return max(x, 0)."""
@@ -127,9 +162,32 @@ class ReLU(AbstractActivation):
         S = safe_ratio(mean * at1 + deviation * density, s1)
         return G, P, S, B
 
+    def second_moment(self, q, b):
+        """Return G = E[g²] with its derivatives by q and b."""
+        if b is None:
+            return 0.5 * q, jnp.full_like(q, 0.5), jnp.zeros_like(q)
+        mean, share = self.mean(q, b), self.slopes(q, b)[0]
+        return b * mean + q * share, share, 2.0 * mean
+
+    def lacks_gradient_covariance(self, hidden):
+        """Nothing: nodes on the half-lines where two neurons are on, the others in closed form."""
+
+    def gradient_covariance(self, mean, cov, M, shift):
+        """Return ⟨a_k a_m⟩ by quadrature over the fields of neurons k and m."""
+        entry = functools.partial(on_half_lines, self, mean, cov, M, shift)
+        return by_pairs(entry, M.shape[0])
+
 
 class Linear(AbstractActivation):
     """g(x) = x."""
+
+    symmetry = "linear"
+    by_lanes = True
+
+    @property
+    def name(self):
+        """linear"""
+        return "linear"
 
     def __call__(self, x):
         """Return x."""
@@ -157,3 +215,18 @@ class Linear(AbstractActivation):
     def beyond_linear(self, p):
         """Return b1 b2."""
         return (0.0 if p.b1 is None else p.b1 * p.b2) + 0.0 * p.q12
+
+    def moments(self, q, b):
+        """Return c = 1 and N = b²."""
+        N = jnp.zeros_like(q) if b is None else b * b
+        N_b = 2.0 * (0.0 * q if b is None else b)
+        return Moments(*self.slopes(q, b), N, jnp.zeros_like(q), N_b)
+
+    def lacks_gradient_covariance(self, hidden):
+        """Nothing: a is linear in the fields."""
+
+    def gradient_covariance(self, mean, cov, M, shift):
+        """Return ⟨a_k a_m⟩ in closed form."""
+        A = jnp.concatenate([jnp.eye(M.shape[0]), -M], axis=1)
+        offset = A @ mean - shift
+        return A @ cov @ A.T + jnp.outer(offset, offset)

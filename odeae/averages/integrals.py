@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.averages.activation import AbstractActivation
-from odeae.averages.activations import as_activation
+from odeae.averages.by_name import as_activation
 from odeae.base.checks import array
 from odeae.base.checks import covariance as check_covariance
 from odeae.base.precision import Real, in_float64

@@ -8,8 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtr
 
-from odeae.averages.activation import AbstractActivation
+from odeae.averages.activation import AbstractActivation, Moments
+from odeae.averages.gradient_noise import by_nodes
 from odeae.averages.special import det2, safe_ratio, safe_sqrt
 from odeae.base.checks import raised, scalar
 from odeae.base.messages import explains_arguments, shortened
@@ -139,6 +141,47 @@ class Quadrature(AbstractActivation):
         """Whether all variances are finite and at most q_max."""
         return jnp.all(q <= self.q_max)
 
+    @property
+    def name(self):
+        """Name of a known function, such as tanh, or "own function"."""
+        return next((n for n, f in NAMED_FUNCTIONS.items() if f is self.fn), "own function")
+
+    @property
+    def largest_variance(self):
+        """The `q_max`."""
+        return self.q_max
+
+    def moments(self, q, b):
+        """Return the averages to 1e-7, as the nodes end at 7 standard deviations.
+
+        With r = g − cλ, N = E[r²], N_q = E[(g' − c)²] + E[r g''] and N_b = 2 E[r g'] (Price).
+        """
+        c, c_q, c_b = self.slopes(q, b)
+
+        def at(nodes):
+            z, weight = nodes
+            field = safe_sqrt(q)[:, None] * z[None, :]
+            x = field if b is None else field + b[:, None]
+            g, g1, g2 = (derivative(x) for derivative in _derivatives(self.fn, 2))
+            r = g - c[:, None] * field
+            N_q = jnp.square(g1 - c[:, None]) + r * g2
+            return jnp.square(r) @ weight, N_q @ weight, 2.0 * (r * g1) @ weight
+
+        return Moments(c, c_q, c_b, *self.over_nodes(q, at))
+
+    def lacks_gradient_covariance(self, hidden):
+        """Return why more than two neurons can't be had: four fields need nodes for each."""
+        if hidden <= 2:
+            return None
+        return (
+            f"by quadrature only for K ≤ 2, got hidden={hidden}; erf, relu and linear units have "
+            "no such limit"
+        )
+
+    def gradient_covariance(self, mean, cov, M, shift):
+        """Return ⟨a_k a_m⟩ of one or two neurons."""
+        return by_nodes(self, mean, cov, M, shift)
+
     def over_nodes(self, q, function):
         """Return function((z, weights)), a tuple, with nodes z that resolve fn at variances q.
 
@@ -229,3 +272,11 @@ def _trapezoid(step: float, reach: float = 7.0):
     z = step * np.arange(-n, n + 1)
     weight = np.exp(-0.5 * z * z)
     return z, weight / np.sum(weight)
+
+
+def gelu(x):
+    """The exact GELU, x Φ(x)."""
+    return x * ndtr(x)
+
+
+NAMED_FUNCTIONS = {"tanh": jnp.tanh, "gelu": gelu}

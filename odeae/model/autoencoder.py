@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.averages.activation import AbstractActivation
-from odeae.averages.activations import as_activation
+from odeae.averages.by_name import as_activation
 from odeae.base.checks import described, flag, scalar, whole
 from odeae.base.messages import explains_arguments, shortened
 from odeae.base.precision import Real, in_float64, is_traced

@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import numpy as np
 
-from odeae.averages.activation import AbstractActivation
-from odeae.averages.activations import CLOSED_FORMS, NAMED_FUNCTIONS
-from odeae.averages.quadrature import Quadrature
 from odeae.base.checks import shown
 from odeae.base.precision import is_known
 from odeae.model.autoencoder import Autoencoder
@@ -18,14 +15,6 @@ from odeae.model.schedules import FunctionSchedule
 
 if TYPE_CHECKING:
     from odeae.model.problem import Problem
-
-
-def activation_name(activation: AbstractActivation) -> str:
-    """Name of an activation: erf, tanh, "own function" or that of the user's class."""
-    if isinstance(activation, Quadrature):
-        return next((n for n, f in NAMED_FUNCTIONS.items() if f is activation.fn), "own function")
-    own = type(activation).__name__
-    return next((n for n, kind in CLOSED_FORMS.items() if type(activation) is kind), own)
 
 
 def describe_network(network: Autoencoder) -> str:
@@ -40,7 +29,7 @@ def describe_network(network: Autoencoder) -> str:
         )
         if there
     ]
-    return ", ".join([activation_name(network.activation), f"K={network.hidden}", *extra])
+    return ", ".join([network.activation.name, f"K={network.hidden}", *extra])
 
 
 def describe_rule(problem: "Problem") -> str:

@@ -1,26 +1,15 @@
 """What the noise of SGD's steps adds to the encoder, where the input is corrupted at s² = O(D).
 
-A step moves w_k by (η_w/D) a_k x_in/√D with a_k = (ν_k − Σ_a m_ka T0_ka g_a − T0_k0) g'_k. With
-ρ̃_in = s²/D of order one on all D modes, its square adds up: Σ_τ w wᵀ grows by η_w² ρ̃_in ⟨a aᵀ⟩
-per unit of time (docs/theory.md 5).
+With ρ̃_in = s²/D of order one on all D modes, the square of a step adds up: Σ_τ w wᵀ grows by
+η_w² ρ̃_in ⟨a aᵀ⟩ per unit of time (docs/theory.md 5).
 """
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
-from odeae.averages.activation import mean_output, mean_slope, overlap
-from odeae.averages.closed import Erf, Linear, ReLU
-from odeae.averages.quadrature import Quadrature
-from odeae.averages.special import normal_pdf, safe_ratio, safe_sqrt
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.state import Overlaps
-
-# Gauss–Legendre nodes on a half-line of a standard normal; the mass beyond is 1e-15.
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
-_REACH = 8.0
 
 
 def refusal(network: Autoencoder) -> str | None:
@@ -30,18 +19,8 @@ def refusal(network: Autoencoder) -> str | None:
             "`diffusion` is for untied weights: with tied ones the steps' noise moves the decoder "
             "too, which odeae doesn't follow; without it the curve is that of small rates"
         )
-    if not isinstance(network.activation, (Erf, ReLU, Linear, Quadrature)):
-        return (
-            "`diffusion` needs averages over four fields, which are known for erf, relu, linear "
-            f"and Quadrature units, got {type(network.activation).__name__}; for K ≤ 2 wrap its "
-            "function in odeae.Quadrature(fn)"
-        )
-    if isinstance(network.activation, Quadrature) and network.hidden > 2:
-        return (
-            "`diffusion` needs averages over four fields, by quadrature only for K ≤ 2, got "
-            f"hidden={network.hidden}; erf, relu and linear units have no such limit"
-        )
-    return None
+    reason = network.activation.lacks_gradient_covariance(network.hidden)
+    return None if reason is None else f"`diffusion` needs averages over four fields, {reason}"
 
 
 def gradient_covariance(
@@ -50,127 +29,12 @@ def gradient_covariance(
     bias: Float[Real, " hidden"],
     M: Float[Real, "hidden hidden"],
 ) -> Float[Real, "hidden hidden"]:
-    """⟨a aᵀ⟩ (K, K): closed for linear units, and for erf by tilting the Gaussian; else quadrature.
+    """⟨a aᵀ⟩ (K, K), a_k = (ν_k − Σ_a M_ka g_a − T0_k0) g'_k, `M` what neurons see of each other.
 
-    `M` = m T0 is what neurons see of each other. The fields (ν, λ + b) are Gaussian with covariance
-    [[T1, R1], [R1ᵀ, Q1]] and mean (0, b).
+    The fields (ν, λ + b) are Gaussian with covariance [[T1, R1], [R1ᵀ, Q1]] and mean (0, b).
     """
     K = network.hidden
     shift = jnp.zeros(K) if total.output is None else total.output.T0[:-1]
     cov = jnp.block([[total.T1, total.R1], [total.R1.T, total.Q1]])
     mean = jnp.concatenate([jnp.zeros(K), bias])
-    if isinstance(network.activation, Linear):
-        A = jnp.concatenate([jnp.eye(K), -M], axis=1)
-        offset = A @ mean - shift
-        return A @ cov @ A.T + jnp.outer(offset, offset)
-
-    if isinstance(network.activation, Quadrature):
-        return _by_nodes(network.activation, mean, cov, M, shift)
-    average = {Erf: _tilted, ReLU: _on_half_lines}[type(network.activation)]
-
-    def entry(pair):
-        return average(network, mean, cov, M, shift, *pair)
-
-    upper = np.triu_indices(K)
-    values = jax.lax.map(entry, tuple(map(jnp.asarray, upper)))
-    triangle = jnp.zeros((K, K)).at[upper].set(values)
-    return triangle + jnp.triu(triangle, 1).T
-
-
-def _given_gaussian(network, mean, cov, M, shift, k, m):
-    """⟨A_k A_m⟩, A = ν − M g(λ) − shift, at mean and covariance of (ν, λ)."""
-    K = network.hidden
-    n, b, Q = mean[:K], mean[K:], cov[K:, K:]
-    q = jnp.maximum(jnp.diagonal(Q), 0.0)  # what has been conditioned on is 0 to rounding
-    g = mean_output(network.activation, q, b)
-    first = n - M @ g - shift
-    with_nu = cov[:K, K:] * mean_slope(network.activation, q, b)[None, :]  # cov(ν, g)
-    Q = Q.at[jnp.arange(K), jnp.arange(K)].set(q)
-    spread = overlap(network.activation, Q, b) - jnp.outer(g, g)
-    second = cov[:K, :K] - with_nu @ M.T - M @ with_nu.T + M @ spread @ M.T
-    return first[k] * first[m] + second[k, m]
-
-
-def _tilted(network, mean, cov, M, shift, k, m):
-    """g'_k g'_m = (2/π) exp(−(y_k² + y_m²)/2) leaves a Gaussian a Gaussian."""
-    K = network.hidden
-    which = jnp.stack([K + k, K + m])
-    columns = cov[:, which]
-    S = jnp.eye(2) + columns[which]
-    solved = jnp.linalg.solve(S, jnp.concatenate([columns.T, mean[which][:, None]], axis=1))
-    norm = jnp.exp(-0.5 * mean[which] @ solved[:, -1]) / jnp.sqrt(jnp.linalg.det(S))
-    mean, cov = mean - columns @ solved[:, -1], cov - columns @ solved[:, :-1]
-    return (2.0 / np.pi) * norm * _given_gaussian(network, mean, cov, M, shift, k, m)
-
-
-def _on_half_lines(network, mean, cov, M, shift, k, m):
-    """For ReLU, g' keeps the half-lines where neurons k and m are on: nodes on these, the others
-    in closed form.
-    """
-    K = network.hidden
-    first, rest = _split(cov, K + k, 0.0)
-    second, rest = _split(rest, K + m, cov[K + m, K + m])
-
-    def nodes(low, cuts):
-        """Nodes and weights of a standard normal z ≥ low, in panels that meet at `cuts`."""
-        inside = jnp.sort(jnp.clip(cuts, low, _REACH))
-        ends = jnp.concatenate([low[None], inside, jnp.full(1, _REACH)])
-        half = 0.5 * (ends[1:] - ends[:-1])[:, None]
-        z = ends[:-1, None] + half * (1.0 + _NODES[None, :])
-        return z.ravel(), (half * _WEIGHTS[None, :] * normal_pdf(z)).ravel()
-
-    def crossing(start, slope):
-        """The z at which start + slope z = 0, within reach."""
-        return jnp.clip(-safe_ratio(start, slope), -_REACH, _REACH)
-
-    def inner(z1):
-        start = mean + first * z1
-        low = jnp.where(k == m, -_REACH, crossing(start[K + m], second[K + m]))
-        z2, weight = nodes(low, jnp.zeros(0))
-
-        def value(z2):
-            return _given_gaussian(network, start + second * z2, rest, M, shift, k, m)
-
-        return weight @ jax.vmap(value)(z2)
-
-    # where the other neurons turn on: a smooth step, but steep if they are nearly aligned with k
-    slope = first[K:]
-    cuts = crossing(jnp.sign(slope) * mean[K:], jnp.abs(slope))
-    z1, weight = nodes(crossing(mean[K + k], first[K + k]), cuts)
-    return weight @ jax.lax.map(inner, z1)
-
-
-def _by_nodes(activation, mean, cov, M, shift):
-    """For one or two smooth units: all fields by nodes, ν given these in closed form."""
-    K = M.shape[0]
-    first, rest = _split(cov, K, 0.0)
-    last = 2 * K - 1  # of which nothing is left if K = 1
-    second, rest = _split(rest, last, cov[last, last])
-
-    def product(z1, z2):
-        fields = mean + first * z1 + second * z2
-        A = fields[:K] - M @ activation(fields[K:]) - shift
-        slope = activation.slope(fields[K:])
-        return jnp.outer(slope, slope) * (jnp.outer(A, A) + rest[:K, :K])
-
-    def over(nodes):
-        z, weight = nodes
-        if K == 1:
-            return (jnp.tensordot(weight, jax.vmap(product, (0, None))(z, 0.0), 1),)
-
-        def row(z1):
-            return jnp.tensordot(weight, jax.vmap(product, (None, 0))(z1, z), 1)
-
-        return (jnp.tensordot(weight, jax.lax.map(row, z), 1),)
-
-    return activation.over_nodes(jnp.diagonal(cov)[K:], over)[0]
-
-
-def _split(cov, i, variance):
-    """What field i adds to all fields per standard deviation, and the covariance of the rest.
-
-    `variance`: that of field i before anything was given, of which rounding may be left.
-    """
-    free = cov[i, i] > 1e-13 * variance
-    along = jnp.where(free, safe_ratio(cov[:, i], safe_sqrt(cov[i, i])), 0.0)
-    return along, cov - jnp.outer(along, along)
+    return network.activation.gradient_covariance(mean, cov, M, shift)

@@ -6,7 +6,6 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from odeae.averages.closed import Linear
 from odeae.base.checks import flag, scalar
 from odeae.base.messages import explains_arguments, one_of
 from odeae.base.precision import Real, is_traced
@@ -122,7 +121,7 @@ def _check_linear_tied(self, network: Autoencoder) -> None:
     missing = [
         text
         for text, good in (
-            ('activation="linear"', isinstance(network.activation, Linear)),
+            ('activation="linear"', network.activation.symmetry == "linear"),
             ("tied=True", network.tied),
             ("gain=1.0", not is_traced(gain) and np.all(gain == 1.0)),
             ("bias=False", not network.bias),

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from odeae.averages.quadrature import Quadrature
-from odeae.model.descriptions import activation_name
 from odeae.model.rules import SGD
 from odeae.results.trajectory import ENSEMBLE, Trajectory
 
@@ -230,7 +229,7 @@ def _listed(name: str, values: np.ndarray) -> str:
 
 
 def _activation_word(activation: Any) -> str:
-    name = activation_name(activation)
+    name = activation.name
     if isinstance(activation, Quadrature) and name == "own function":
         return getattr(activation.fn, "__name__", name)
     return name

@@ -9,12 +9,11 @@ import equinox as eqx
 import numpy as np
 
 from odeae.averages.activation import AbstractActivation
-from odeae.averages.activations import CLOSED_FORMS, NAMED_FUNCTIONS
-from odeae.averages.activations import activation as named
-from odeae.averages.quadrature import Quadrature
+from odeae.averages.by_name import CLOSED_FORMS
+from odeae.averages.by_name import activation as named
+from odeae.averages.quadrature import NAMED_FUNCTIONS, Quadrature
 from odeae.base.messages import shortened
 from odeae.model.autoencoder import Autoencoder
-from odeae.model.descriptions import activation_name
 from odeae.model.problem import Problem
 from odeae.model.rule import AbstractRule
 from odeae.model.rules import RULES
@@ -58,7 +57,7 @@ def _encoded(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return {type(value).__name__: [_encoded(item) for item in value]}
     if isinstance(value, Quadrature):
-        name = activation_name(value)
+        name = value.name
         known = {"name": name, "scale": value.scale, "q_max": value.q_max}
         return known | ({"function": _name(value.fn)} if name == _OWN_FUNCTION else {})
     if isinstance(value, FunctionSchedule):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from odeae.averages.single import has_zero_mean
+from odeae.averages.activation import has_zero_mean
 from odeae.base.checks import array, flag, numbers, scalar, whole
 from odeae.base.messages import counted, explains_arguments, shortened
 from odeae.base.precision import Real, in_float64, is_traced

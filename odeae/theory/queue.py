@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.averages.closed import Erf, Linear, ReLU
 from odeae.base.precision import Real
 from odeae.base.status import Status
 from odeae.model.schedules import longest_step
@@ -187,7 +186,7 @@ def in_lanes(equations: Equations, solver: Any) -> bool:
         type(solver) is diffrax.Tsit5
         and network.hidden <= 8
         and rows * network.width <= NUMBERS // 8
-        and isinstance(network.activation, Erf | ReLU | Linear)  # whose averages are by lanes
+        and network.activation.by_lanes
         and getattr(rule.schedule, "jumps", None) is None
         and not equations.diffusion
     )

@@ -4,7 +4,6 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from odeae.averages.single import moments
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.rule import AbstractRule
@@ -35,7 +34,7 @@ class Reduced(eqx.Module):
         the noise that is, and the output that is not linear (docs/theory.md 8).
         """
         alpha, beta, b = self.parts(y)
-        m = moments(self.network.activation, self.variance(alpha), b)
+        m = self.network.activation.moments(self.variance(alpha), b)
         left = self.rho * jnp.square(1.0 - m.c * alpha * beta)
         made = jnp.square(beta) * (jnp.square(m.c * alpha) * self.noise + m.N)
         return 0.5 * jnp.sum(left + made)
@@ -63,7 +62,7 @@ def reduced_drift(t, y: Float[Real, "hidden unknowns"], equations: Reduced):
     alpha, beta, b = equations.parts(y)
     rho, rho_in = equations.rho, equations.rho + equations.noise
     q = equations.variance(alpha)
-    m = moments(network.activation, q, b)
+    m = network.activation.moments(q, b)
     passed = m.c * alpha * beta
     left = rho * (1.0 - passed) - equations.noise * passed
     encoder = lr_w * beta * ((m.c + 2.0 * q * m.c_q) * left - rho_in * alpha * beta * m.N_q)

@@ -1,22 +1,12 @@
-"""Activations and their averages over correlated Gaussian fields (docs/theory.md 3)."""
+"""Activations by name, as the shell and files call them."""
 
 from typing import Any
 
-import jax.numpy as jnp
-from jax.scipy.special import ndtr
-
 from odeae.averages.activation import AbstractActivation
 from odeae.averages.closed import Erf, Linear, ReLU
-from odeae.averages.quadrature import Quadrature
+from odeae.averages.quadrature import NAMED_FUNCTIONS, Quadrature
 from odeae.base.messages import one_of, shortened
 
-
-def gelu(x):
-    """The exact GELU, x Φ(x)."""
-    return x * ndtr(x)
-
-
-NAMED_FUNCTIONS = {"tanh": jnp.tanh, "gelu": gelu}
 CLOSED_FORMS = {"erf": Erf, "relu": ReLU, "linear": Linear}
 
 
