@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeae.averages.closed import Linear, ReLU
 from odeae.model.problem import Problem
-from odeae.model.rules import Hebb, Sanger
 from odeae.model.state import Modes, State
 from odeae.theory.equations import Equations
 
@@ -29,20 +27,15 @@ def rank_of(tangents: np.ndarray, frozen: np.ndarray) -> int:
 
 def _neuron_generators(problem: Problem) -> list[np.ndarray]:
     """Basis of the A (K, K) with w → w + ε A w, u → u − ε Aᵀ u, b → b + ε A b a symmetry."""
-    network, rule = problem.autoencoder, problem.rule
-    K, decay = network.hidden, float(rule.weight_decay) > 0.0
-    pairs = [(k, a) for k in range(K) for a in range(K)]
+    K = problem.autoencoder.hidden
     E = np.eye(K)[:, None, :, None] * np.eye(K)[None, :, None, :]  # E[k, a] is 1 at (k, a)
-    own = [E[k, k] for k in range(K)]
-    if isinstance(network.activation, ReLU):
-        return own if not (network.tied or decay) else []
-    if not isinstance(network.activation, Linear) or isinstance(rule, Sanger):
-        return []
-    if rule.feedback == "lower":  # a neuron of truncated SGD doesn't see the later ones
-        return own if not decay else []
-    if isinstance(rule, Hebb) or not (network.tied or decay):
-        return [E[k, a] for k, a in pairs]
-    return [E[k, a] - E[a, k] for k, a in pairs if k < a]
+    pairs = [(k, a) for k in range(K) for a in range(K)]
+    return {
+        "none": [],
+        "scale": [E[k, k] for k in range(K)],
+        "rotation": [E[k, a] - E[a, k] for k, a in pairs if k < a],
+        "linear": [E[k, a] for k, a in pairs],
+    }[problem.rule.symmetry(problem.autoencoder)]
 
 
 def turned_rows(wide: Equations, columns: np.ndarray, rows: np.ndarray):
@@ -89,7 +82,7 @@ def symmetry_tangents(
         turn = np.zeros_like(columns)
         turn[n], turn[m] = columns[m], -columns[n]
         changes.append((jax.tree.map(np.asarray, network.modes(turn)), still))
-    linear, decay = isinstance(network.activation, Linear), float(problem.rule.weight_decay)
+    linear, decay = network.activation.symmetry == "linear", float(problem.rule.weight_decay)
     if linear and network.bias and u0 is not None and decay == 0.0:
         nothing = np.zeros_like(u)
         for k in range(network.hidden):

@@ -10,7 +10,6 @@ from odeae.base.checks import shown
 from odeae.base.precision import is_known
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.rule import AbstractRule
-from odeae.model.rules import SGD
 from odeae.model.schedules import FunctionSchedule
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def describe_network(network: Autoencoder) -> str:
 
 def describe_rule(problem: "Problem") -> str:
     """A rule in a few words: truncated SGD, denoising."""
-    text = ", ".join([_kind(problem.rule), *_schedule(problem.rule)])
+    text = ", ".join([problem.rule.title, *_schedule(problem.rule)])
     if _differs(problem.noise, 0.0):
         text += f", noise {_short(problem.noise)}"
     return text
@@ -43,7 +42,7 @@ def describe_rule(problem: "Problem") -> str:
 def describe_problem(problem: "Problem") -> dict[str, str]:
     """What a problem consists of, in a few words each; of a rule all that was set."""
     rule = problem.rule
-    known = ("truncated", "gradient", "schedule") if isinstance(rule, SGD) else ("schedule",)
+    known = ("truncated", "gradient", "schedule")  # which the title and `_schedule` say
     values = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}
     numbers = [
         f"{name} {_short(value)}"
@@ -53,17 +52,9 @@ def describe_problem(problem: "Problem") -> dict[str, str]:
     return {
         "spectrum": str(problem.spectrum).removeprefix("Spectrum(").removesuffix(")"),
         "network": describe_network(problem.autoencoder),
-        "rule": ", ".join([_kind(rule), *numbers, *_schedule(rule)]),
+        "rule": ", ".join([rule.title, *numbers, *_schedule(rule)]),
         "noise": _short(problem.noise),
     }
-
-
-def _kind(rule: AbstractRule) -> str:
-    name = type(rule).__name__
-    if not isinstance(rule, SGD):
-        return name
-    path = "" if rule.gradient == "full" else f" ({rule.gradient} only)"
-    return ("truncated SGD" if rule.truncated else name) + path
 
 
 def _schedule(rule: AbstractRule) -> list[str]:

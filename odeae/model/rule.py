@@ -36,12 +36,27 @@ def mean_field(rows: Modes, rho: Real, total: Overlaps) -> MeanField:
     return MeanField(total.Q1, total.T0, R, None if total.output is None else total.output.T0[:-1])
 
 
+class Rates(NamedTuple):
+    """Learning rates of the four parts: encoder path, decoder path, hidden and output biases."""
+
+    encoder: Any
+    decoder: Any
+    bias: Any
+    output: Any
+
+
 class AbstractRule(eqx.Module):
     """A learning rule: which reconstruction a neuron sees, at which rates its parts move.
 
-    `weight_decay`: κ, acts on all weights but the hidden biases as −κ/D per step and carries no
-    rate. `schedule`: a function of t = steps/D, a factor of all rates, or None. `feedback`: whose
-    output is taken away from what neuron k learns from: "all", "lower" (neurons a ≤ k) or "none".
+    One of your own is a subclass in a file of your own, with the attributes below, `rates` and
+    `check`; drift and step at finite D follow. Source: docs/theory.md 4 and 5.
+
+    Attributes:
+        weight_decay: κ, acts on all weights but the hidden biases as −κ/D per step and carries no
+            rate.
+        schedule: A function of t = steps/D, a factor of all rates, or None.
+        feedback: Whose output is taken away from what neuron k learns from: "all", "lower"
+            (neurons a ≤ k) or "none".
     """
 
     weight_decay: eqx.AbstractVar[Any]
@@ -51,12 +66,33 @@ class AbstractRule(eqx.Module):
     __repr__ = described
 
     @abc.abstractmethod
-    def rates(self, network: Autoencoder) -> tuple[Real, Real, Real, Real]:
+    def rates(self, network: Autoencoder) -> Rates:
         """Return (η_w, η_v, η_b, η_0): of encoder path, decoder path, hidden and output bias."""
 
     @abc.abstractmethod
     def check(self, network: Autoencoder) -> None:
         """Raise `ValueError` for a network that this rule can't train."""
+
+    @property
+    def title(self) -> str:
+        """What the rule is called in titles."""
+        return type(self).__name__
+
+    def symmetry(self, network: Autoencoder) -> str:
+        """What may be done to the weights (w, v) of all neurons without another error or drift.
+
+        "linear": (A w, A⁻ᵀ v) with any A; "rotation": with an orthogonal one; "scale": with a
+        positive diagonal one; "none".
+        """
+        decay, kind = float(self.weight_decay) > 0.0, network.activation.symmetry
+        free = not (network.tied or decay)
+        if kind == "scale":
+            return "scale" if free else "none"
+        if kind != "linear":
+            return "none"
+        if self.feedback == "lower":  # a neuron of truncated SGD doesn't see the later ones
+            return "none" if decay else "scale"
+        return "linear" if free else "rotation"
 
     def factor(self, t: Float[Real, ""]) -> Any:
         """Factor of all rates at t = steps/D."""

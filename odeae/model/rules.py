@@ -9,8 +9,7 @@ from jaxtyping import Float
 from odeae.base.checks import flag, scalar
 from odeae.base.messages import explains_arguments, one_of
 from odeae.base.precision import Real, is_traced
-from odeae.model.autoencoder import Autoencoder
-from odeae.model.rule import AbstractRule
+from odeae.model.rule import AbstractRule, Rates
 from odeae.model.schedules import as_schedule
 
 
@@ -65,6 +64,12 @@ class SGD(AbstractRule):
         self.schedule = as_schedule(schedule)
 
     @property
+    def title(self):
+        """SGD, truncated SGD, SGD (encoder only), …"""
+        name = "truncated SGD" if self.truncated else "SGD"
+        return name if self.gradient == "full" else f"{name} ({self.gradient} only)"
+
+    @property
     def feedback(self):  # pyright: ignore[reportIncompatibleVariableOverride]  # as equinox has it
         """Neurons a ≤ k if truncated, else all."""
         return "lower" if self.truncated else "all"
@@ -78,7 +83,7 @@ class SGD(AbstractRule):
             decoder = np.zeros(())
         if self.gradient == "decoder":
             encoder = np.zeros(())
-        return encoder, decoder, bias, output
+        return Rates(encoder, decoder, bias, output)
 
     def check(self, network):
         """Raise `ValueError` for options that this network doesn't have."""
@@ -103,97 +108,98 @@ class SGD(AbstractRule):
                 )
 
 
-def _set_common(self, lr: Any, weight_decay: Any, schedule: Any) -> None:
-    self.lr = scalar("lr", lr, above=0.0)
-    self.weight_decay = scalar("weight_decay", weight_decay, at_least=0.0)
-    self.schedule = as_schedule(schedule)
+class AbstractHebbian(AbstractRule):
+    """A rule for linear, tied networks: v_k += (η/D) y_k (x − Σ_a m_ka y_a v_a), y_k = v_k·x/D.
 
+    Args:
+        lr: The rate η.
+        weight_decay: κ, −κ/D per step.
+        schedule: As for `SGD`.
+    """
 
-def _decoder_alone(self, network: Autoencoder) -> tuple[Real, Real, Real, Real]:
-    """Return (0, η, 0, 0): the decoder path alone."""
-    zero = np.zeros(())
-    return zero, self.lr, zero, zero
+    lr: Float[Real, "*batch"]
+    weight_decay: Float[Real, "*batch"]
+    schedule: Any
 
+    def __init__(self, lr: Any = 1.0, weight_decay: Any = 0.0, schedule: Any = None):
+        self.lr = scalar("lr", lr, above=0.0)
+        self.weight_decay = scalar("weight_decay", weight_decay, at_least=0.0)
+        self.schedule = as_schedule(schedule)
 
-def _check_linear_tied(self, network: Autoencoder) -> None:
-    """Raise `ValueError` unless the network is linear and tied, without biases."""
-    gain = network.gain
-    missing = [
-        text
-        for text, good in (
-            ('activation="linear"', network.activation.symmetry == "linear"),
-            ("tied=True", network.tied),
-            ("gain=1.0", not is_traced(gain) and np.all(gain == 1.0)),
-            ("bias=False", not network.bias),
-            ("output_bias=False", not network.output_bias),
-        )
-        if not good
-    ]
-    if missing:
-        raise ValueError(
-            f"{type(self).__name__}'s rule trains linear, tied networks of gain 1 without biases: "
-            f"the autoencoder needs {', '.join(missing)}"
-        )
+    def rates(self, network):
+        """Return the rate of the decoder path alone."""
+        zero = np.zeros(())
+        return Rates(zero, self.lr, zero, zero)
+
+    def check(self, network):
+        """Raise `ValueError` unless the network is linear and tied, without biases."""
+        gain = network.gain
+        missing = [
+            text
+            for text, good in (
+                ('activation="linear"', network.activation.symmetry == "linear"),
+                ("tied=True", network.tied),
+                ("gain=1.0", not is_traced(gain) and np.all(gain == 1.0)),
+                ("bias=False", not network.bias),
+                ("output_bias=False", not network.output_bias),
+            )
+            if not good
+        ]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}'s rule trains linear, tied networks of gain 1 without "
+                f"biases: the autoencoder needs {', '.join(missing)}"
+            )
 
 
 @explains_arguments
-class Oja(AbstractRule):
+class Oja(AbstractHebbian):
     """Oja's subspace rule, du = η (ρ̃ u − Q u) with Q = Σ ρ̃ u uᵀ; Oja's own rule is K = 1.
 
     For linear, tied networks of gain 1: v_k += (η/D) y_k (x − Σ_a y_a v_a), y_k = v_k·x/D. `lr`,
     `weight_decay`, `schedule` as for `SGD`. Source: docs/theory.md 5; Oja (1982, 1989).
     """
 
-    lr: Float[Real, "*batch"]
-    weight_decay: Float[Real, "*batch"]
-    schedule: Any
+    feedback = "all"
 
     def __init__(self, lr: Any = 1.0, weight_decay: Any = 0.0, schedule: Any = None):
-        _set_common(self, lr, weight_decay, schedule)
-
-    feedback = "all"
-    rates = _decoder_alone
-    check = _check_linear_tied
+        super().__init__(lr, weight_decay, schedule)
 
 
 @explains_arguments
-class Sanger(AbstractRule):
+class Sanger(AbstractHebbian):
     """Sanger's rule, du_k = η (ρ̃ u_k − Σ_{a≤k} Q_ka u_a): neuron k finds component k.
 
     For linear, tied networks of gain 1: v_k += (η/D) y_k (x − Σ_{a≤k} y_a v_a), y_k = v_k·x/D.
     `lr`, `weight_decay`, `schedule` as for `SGD`. Source: docs/theory.md 5; Sanger (1989).
     """
 
-    lr: Float[Real, "*batch"]
-    weight_decay: Float[Real, "*batch"]
-    schedule: Any
+    feedback = "lower"
 
     def __init__(self, lr: Any = 1.0, weight_decay: Any = 0.0, schedule: Any = None):
-        _set_common(self, lr, weight_decay, schedule)
+        super().__init__(lr, weight_decay, schedule)
 
-    feedback = "lower"
-    rates = _decoder_alone
-    check = _check_linear_tied
+    def symmetry(self, network):
+        """None: a neuron sees its own weights and the earlier ones'."""
+        return "none"
 
 
 @explains_arguments
-class Hebb(AbstractRule):
+class Hebb(AbstractHebbian):
     """Hebb's rule with decay, du = η ρ̃ u − κ u; it grows without bound unless κ > η ρ̃_max.
 
     For linear, tied networks of gain 1: v_k += (η/D) y_k x − (κ/D) v_k, y_k = v_k·x/D. `lr`,
     `weight_decay`, `schedule` as for `SGD`. Source: docs/theory.md 5; Hebb (1949).
     """
 
-    lr: Float[Real, "*batch"]
-    weight_decay: Float[Real, "*batch"]
-    schedule: Any
+    feedback = "none"
 
     def __init__(self, lr: Any = 1.0, weight_decay: Any = 0.0, schedule: Any = None):
-        _set_common(self, lr, weight_decay, schedule)
+        super().__init__(lr, weight_decay, schedule)
 
-    feedback = "none"
-    rates = _decoder_alone
-    check = _check_linear_tied
+    def symmetry(self, network):
+        """Any linear map of the neurons, which don't see each other."""
+        return "linear"
 
 
 RULES = {"SGD": SGD, "Oja": Oja, "Sanger": Sanger, "Hebb": Hebb}

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from odeae.averages.quadrature import Quadrature
-from odeae.model.rules import SGD
 from odeae.results.trajectory import ENSEMBLE, Trajectory
 
 _OF_SPECTRUM = ("D", "spikes", "bulk", "tr Ω/D")
@@ -42,7 +41,7 @@ class Curve(NamedTuple):
             "gain": self._number(network.gain),
             "bias": "biases" if network.bias else "no biases",
             "output bias": "output bias" if network.output_bias else "no output bias",
-            "rule": _rule_word(rule),
+            "rule": rule.title,
         }
         for name in ("lr", "lr_encoder", "lr_decoder", "lr_bias", "weight_decay"):
             words[name] = self._number(getattr(rule, name, None))
@@ -233,10 +232,3 @@ def _activation_word(activation: Any) -> str:
     if isinstance(activation, Quadrature) and name == "own function":
         return getattr(activation.fn, "__name__", name)
     return name
-
-
-def _rule_word(rule: Any) -> str:
-    if not isinstance(rule, SGD):
-        return type(rule).__name__
-    text = "truncated SGD" if rule.truncated else "SGD"
-    return text if rule.gradient == "full" else f"{text} ({rule.gradient} only)"
