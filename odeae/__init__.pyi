@@ -48,6 +48,7 @@ from .model.rules import SGD as SGD
 from .model.rules import Hebb as Hebb
 from .model.rules import Oja as Oja
 from .model.rules import Sanger as Sanger
+from .model.schedules import AbstractSchedule as AbstractSchedule
 from .model.schedules import CosineSchedule as CosineSchedule
 from .model.schedules import PowerLawSchedule as PowerLawSchedule
 from .model.schedules import StepSchedule as StepSchedule

@@ -1,7 +1,8 @@
 """Learning-rate schedules: factors of all rates of a rule, as functions of t = steps/D."""
 
+import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -15,13 +16,37 @@ from odeae.base.named import itself, portable_state
 from odeae.base.precision import Real, in_float64, is_traced
 
 
+class AbstractSchedule(eqx.Module):
+    """A factor of all rates as a function of t = steps/D, called with one number.
+
+    One of your own is a subclass in a file of your own; its numbers may be traced and swept.
+
+    Attributes:
+        smooth: Whether it is known to be positive and finite, and to do nothing within less than a
+            thousandth of the last time but at its `jumps`. Others are checked on a fine grid and
+            solved in at least a thousand steps.
+    """
+
+    smooth: ClassVar[bool] = False
+
+    @property
+    def jumps(self) -> Real | None:
+        """Times at which the factor jumps, None for none: a solver starts anew there."""
+        return None
+
+    @abc.abstractmethod
+    def __call__(self, t: Float[Real, ""]) -> Any:
+        """Return the factor at time t."""
+
+
 @explains_arguments
-class StepSchedule(eqx.Module):
+class StepSchedule(AbstractSchedule):
     """1 before the first of `times`, then `factors[i]` from `times[i]` on (steps/D, increasing).
 
     The solver restarts at the jumps instead of searching for them.
     """
 
+    smooth = True
     times: Float[Real, "*batch jumps"]
     factors: Float[Real, "*batch jumps"]
 
@@ -47,9 +72,10 @@ class StepSchedule(eqx.Module):
 
 
 @explains_arguments
-class CosineSchedule(eqx.Module):
+class CosineSchedule(AbstractSchedule):
     """From 1 at t = 0 along half a cosine to `final` at t = `end` (steps/D), and `final` after."""
 
+    smooth = True
     end: Float[Real, "*batch"]
     final: Float[Real, "*batch"]
 
@@ -70,9 +96,10 @@ class CosineSchedule(eqx.Module):
 
 
 @explains_arguments
-class PowerLawSchedule(eqx.Module):
+class PowerLawSchedule(AbstractSchedule):
     """(1 + t/start)^(−exponent): 1 at t = 0, a power law for t ≫ `start` (steps/D)."""
 
+    smooth = True
     exponent: Float[Real, "*batch"]
     start: Float[Real, "*batch"]
 
@@ -86,7 +113,7 @@ class PowerLawSchedule(eqx.Module):
         return (1.0 + t / self.start) ** -self.exponent
 
 
-class FunctionSchedule(eqx.Module):
+class FunctionSchedule(AbstractSchedule):
     """A schedule given as a JAX function t → factor; a new function compiles anew.
 
     What it does within less than a thousandth of the last time may be passed over, unless it says
@@ -155,13 +182,12 @@ def longest_step(schedule: Any, end: Any) -> Any:
 
     Where the rates vanish nothing but the schedule changes, and no error estimate sees it coming.
     """
-    return None if schedule is None or type(schedule) in SCHEDULES.values() else end / 1000.0
+    return None if schedule is None or getattr(schedule, "smooth", False) else end / 1000.0
 
 
 def check_schedule(schedule: Any, end: Any) -> None:
     """Raise `ValueError` for a function that is negative, not finite or no number in 0 … `end`."""
-    known = type(schedule) in SCHEDULES.values()  # those were checked when they were made
-    if schedule is not None and not known:
+    if schedule is not None and not getattr(schedule, "smooth", False):
         largest_factor(schedule, end)
 
 
