@@ -7,7 +7,7 @@ import xarray
 from matplotlib.colors import LogNorm
 
 import odeae
-from odeae.sweeps.sweep import _ATTRS
+from odeae.sweeps.plan import _ATTRS
 
 TIMES = np.concatenate([[0.0], np.geomspace(0.01, 100.0, 12)])
 FLOOR = 0.05

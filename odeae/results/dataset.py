@@ -11,7 +11,7 @@ from odeae.base.version import __version__
 from odeae.results.restoring import described_problem
 from odeae.results.saving import FORMAT
 from odeae.results.trajectory import Trajectory
-from odeae.results.variables import DERIVED, OVERLAPS, STORED
+from odeae.results.variables import OVERLAPS, STORED, attributes
 
 if TYPE_CHECKING:
     import xarray
@@ -50,12 +50,7 @@ def to_xarray(trajectory: Trajectory, basis: bool) -> "xarray.Dataset":
         coords={"time": trajectory.shared_times()},
     )
     for name in map(str, dataset.variables):
-        unit, text = STORED[name][2:] if name in data else DERIVED[name]
-        dataset[name].attrs = {"units": unit, "long_name": text}
-    dataset["status"].attrs |= {
-        "flag_values": [int(s) for s in Status],
-        "flag_meanings": " ".join(s.name for s in Status),
-    }
+        dataset[name].attrs = attributes(name)
     dataset.attrs = {
         "format": FORMAT,
         "odeae_version": __version__,

@@ -1,7 +1,8 @@
 """Every variable of a saved trajectory: its place, dimensions, unit and text."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from odeae.base.status import Status
 from odeae.model.autoencoder import Weights
 from odeae.model.state import (
     Components,
@@ -112,7 +113,22 @@ DERIVED = {
     "subspace_encoder": ("1", "share of the first min(K, n) components that W spans"),
     "subspace_decoder": ("1", "share of the first min(K, n) components that V spans"),
     "spectrum_multiplicity": ("1", "modes in each bulk bin"),
+    "final_excess": (_ERROR, "error at the last time above the PCA error of rank K"),
 }
+
+
+def attributes(name: str, not_computed: bool = False) -> dict[str, Any]:
+    """Return unit and text of a variable, as netCDF and Zarr keep them.
+
+    `not_computed`: whether a `status` of −1 says that nothing was computed yet, as in stores.
+    """
+    unit, text = STORED[name][2:] if name in STORED else DERIVED[name]
+    found: dict[str, Any] = {"units": unit, "long_name": text}
+    if name == "status":
+        codes = {-1: "NOT_COMPUTED"} if not_computed else {}
+        codes |= {int(status): status.name for status in Status}
+        found |= {"flag_values": list(codes), "flag_meanings": " ".join(codes.values())}
+    return found
 
 
 # Which class the parts of a class have; all their other fields are variables or attributes.
