@@ -413,14 +413,14 @@ def shell_line(rng) -> list[str]:
 
 def shell_faults(words: list[str]) -> Iterator[tuple[str, str]]:
     """One readable line on stderr and exit code 1, or an answer; nothing half-written."""
-    from odeae.shell import commands as cli
+    from odeae.shell.main import main
 
     out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         sys.argv = ["odeae", *words]
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                cli.main()
+                main()
         except SystemExit as ended:
             code = ended.code
         except KeyboardInterrupt:

@@ -14,11 +14,11 @@ import xarray
 
 import odeae
 from odeae.base import progress as waiting
-from odeae.shell import commands as cli
-from odeae.shell import grids
+from odeae.shell import app, curves, drawing, examples, grids, main, output, sweeping
 from odeae.shell import settings as config
 from odeae.sweeps import sweep as sweeps
 from odeae.sweeps import workers
+from odeae.sweeps.probes import traceable
 from odeae.sweeps.store import Layout, Variable, open_store
 from odeae.theory import strategy
 
@@ -30,13 +30,14 @@ LONGER = [*SMALL[:-1], "3"]
 def shell(capsys, monkeypatch, tmp_path):
     """Run a command in this process; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_start_jax", lambda: None)  # conftest has set the same
+    for module in (curves, drawing, examples, sweeping):
+        monkeypatch.setattr(module, "start_jax", lambda: None)  # conftest has set the same
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["odeae", *map(str, words)])
         code = 0
         try:
-            cli.main()
+            main.main()
         except SystemExit as stop:
             code = stop.code or 0
         captured = capsys.readouterr()
@@ -62,7 +63,7 @@ def test_a_terminal_costs_no_other_program(shell, monkeypatch):
     asked = []
     solve = strategy._solve_as_lane
     monkeypatch.setattr(strategy, "_solve_as_lane", lambda *a: asked.append(a) or solve(*a))
-    for module in (cli, waiting):
+    for module in (output, waiting):
         monkeypatch.setattr(module, "at_terminal", lambda: True)
     code, _, err = shell("predict", *SMALL, "--times", "0,1,2")
     assert code == 0, err
@@ -239,7 +240,7 @@ def test_a_fresh_process_computes_in_float64_and_fills_its_compilation_cache(tmp
 def test_a_killed_run_leaves_no_half_written_file(tmp_path):
     """SIGTERM, as a cluster sends it, in the middle of writing."""
     code = (
-        "import os, signal, sys, odeae.shell.commands as c, odeae.base.files as f\n"
+        "import os, signal, sys, odeae.shell.main as c, odeae.base.files as f\n"
         "import xarray\n"
         "def stop(self, path, **kw):\n"
         "    path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -387,7 +388,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(shell, tmp_path, words, me
 
 def test_large_whole_numbers_may_have_an_exponent(shell, tmp_path):
     """Also in the file, where 1e9 is a float."""
-    assert cli._whole("1e9") == 10**9
+    assert app.whole_number("1e9") == 10**9
     assert grids.build_grid({"grid": {"dim": "1e2,1e3"}}) == {"dim": [100, 1000]}
     assert grids.build_grid({"grid": {"seed": {"from": 0.0, "to": 2}}}) == {"seed": [0, 1, 2]}
     (tmp_path / "c.toml").write_text("[spectrum]\nspikes = [1.0, 0.6]\ndim = 1e2\n")
@@ -445,9 +446,10 @@ def test_existing_output_needs_overwrite(shell, tmp_path):
 def test_no_command_imports_equinox_before_its_settings_are_made(tmp_path):
     """Imported earlier, its run-time errors keep compiled programs out of the cache."""
     code = (
-        "import sys, odeae.shell.commands as c\n"
+        "import sys, odeae.shell.main as c\n"
+        "from odeae.shell import curves, drawing, examples, sweeping\n"
         "def start():\n    assert 'equinox' not in sys.modules, sys.argv\n    raise SystemExit(7)\n"
-        "c._start_jax = start\n"
+        "for m in (curves, drawing, examples, sweeping): m.start_jax = start\n"
         "more = {'spectrum': ['x.npy'], 'sweep': ['--grid', 'lr=1']}\n"
         "commands = ('predict', 'simulate', 'compare', 'validate', 'demo')\n"
         "for command in (*commands, *more):\n"
@@ -462,7 +464,7 @@ def test_no_command_imports_equinox_before_its_settings_are_made(tmp_path):
 
 @pytest.mark.parametrize("command", ["compare", "sweep"])
 def test_help_names_every_flag_and_starts_without_jax(command):
-    code = f"import sys, odeae.shell.commands as c; sys.argv = ['odeae', {command!r}, '--help']\n"
+    code = f"import sys, odeae.shell.main as c; sys.argv = ['odeae', {command!r}, '--help']\n"
     code += "try: c.main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
     environment = os.environ | {"COLUMNS": "160"}
     result = subprocess.run(
@@ -517,12 +519,12 @@ def test_the_best_of_several_ranks_is_the_one_of_least_error(capsys):
         {name: (("hidden",), x) for name, x in values.items()},
         {"hidden": [1, 2], "time": [0.0, 5.0]},
     ).assign(error=(("hidden", "time"), [[0.8, 0.4], [0.8, 0.2]]))
-    about = cli._about_sweep(curves, {"hidden": [1, 2]})
+    about = sweeping._about_sweep(curves, {"hidden": [1, 2]})
     assert about["best"] == {"hidden": 2, "final_error": 0.2, "final_excess": 0.02}
-    cli._print_sweep(about, curves, 0, None)
+    sweeping._print_sweep(about, curves, 0, None)
     out = capsys.readouterr().out
     assert "best     hidden=2: error 0.2, 0.02 above PCA, at t=5\n         (the lowest error" in out
-    about = cli._about_sweep(curves.rename(hidden="seed"), {"seed": [1, 2]})
+    about = sweeping._about_sweep(curves.rename(hidden="seed"), {"seed": [1, 2]})
     assert about["best"] == {"seed": 1, "final_excess": 0.01}
 
 
@@ -635,7 +637,7 @@ def test_every_number_of_a_sweep_is_traced_and_files_are_read_once(tmp_path, mon
         build = grids.Build.of(values, {})
         columns = {name: np.array(numbers[name]) for name in swept}
         first = {name: column[0] for name, column in columns.items()}
-        assert sweeps._traceable(build, columns, first) == swept
+        assert traceable(build, columns, first) == swept
     values = config.read(None, config.COMMON, {"data": "x.npy", "hidden": 2})
     build = grids.Build.of(values, {"bins": [1, 2]})
     os.remove("x.npy")
@@ -671,12 +673,12 @@ def test_a_large_store_goes_to_a_file_in_pieces(tmp_path, monkeypatch):
             error = np.broadcast_to([[2.0 * i], [2.0 * i + 1.0]], (2, size)).copy()
             store.write(i, {"error": error, "status": np.zeros(2, "int8")})
     curves = xarray.open_zarr(tmp_path / "a.zarr", chunks=None)
-    assert cli._in_pieces(curves) is curves
-    monkeypatch.setattr(cli, "_LARGE", 2**20)
+    assert output.in_pieces(curves) is curves
+    monkeypatch.setattr(output, "_LARGE", 2**20)
     small = curves.isel(time=slice(9)).load()
-    assert cli._in_pieces(small) is small
+    assert output.in_pieces(small) is small
     tracemalloc.start()
-    cli._in_pieces(curves).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    output.in_pieces(curves).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < curves.nbytes / 2

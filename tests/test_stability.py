@@ -14,7 +14,9 @@ from scipy.optimize import brentq
 
 import odeae
 import odeae.analysis.fixed_points
+from odeae.analysis import linearisation
 from odeae.analysis.fixed_points import FixedPointStatus, fixed_points
+from odeae.analysis.symmetries import symmetry_tangents, turned_rows
 from odeae.theory.equations import equations_of
 
 RHO = np.array([1.0, 0.5, 0.2])
@@ -427,11 +429,11 @@ def test_generators_leave_a_fixed_point_at_rest(name):
     point = fixed_points(problem, start)
     equations = equations_of(problem)
     rows = np.asarray(problem.autoencoder.columns(point.state.rows()))
-    columns, pairs, _ = odeae.analysis.symmetries.turned_rows(equations, rows, np.arange(3))
+    columns, pairs, _ = turned_rows(equations, rows, np.arange(3))
     bias = np.asarray(point.state.bias)
-    tangents = odeae.analysis.symmetries.symmetry_tangents(problem, equations, columns, bias, pairs)
+    tangents = symmetry_tangents(problem, equations, columns, bias, pairs)
     assert len(tangents) == count
-    y, drift = equations.pack(point.state), eqx.filter_jit(odeae.analysis.linearisation._drift)
+    y, drift = equations.pack(point.state), eqx.filter_jit(linearisation._drift)
     for tangent in tangents:
         moved = drift(y + 1e-5 * tangent, equations) - drift(y - 1e-5 * tangent, equations)
         assert_allclose(moved / 2e-5, 0.0, atol=1e-6)
@@ -497,7 +499,7 @@ def test_one_several_and_a_leading_axis():
 
 def test_other_numbers_compile_nothing(monkeypatch):
     traced = []
-    drift = odeae.analysis.fixed_points.vector_field
+    drift = linearisation.vector_field
 
     def counted(*args):
         traced.append(1)
@@ -510,7 +512,7 @@ def test_other_numbers_compile_nothing(monkeypatch):
         fixed_points(problem, odeae.aligned_state(problem), tol=numbers["tol"])
         return len(traced)
 
-    monkeypatch.setattr(odeae.analysis.fixed_points, "vector_field", counted)
+    monkeypatch.setattr(linearisation, "vector_field", counted)
     first = search([1.0, 0.5, 0.2, 0.1], lr=1.0, noise=0.0, tol=1e-10)
     assert search([0.9, 0.8, 0.7, 0.6], lr=0.3, noise=0.1, tol=1e-8) == first > 0
 
@@ -523,9 +525,7 @@ def test_print():
 
 
 def test_eigenvalues_of_what_is_not_symmetric_come_in_order():
-    values = odeae.analysis.linearisation.eigenvalues_of(
-        block_diag([[0, 2], [-2, 0]], [[-3]], [[1]]), np.ones(4)
-    )
+    values = linearisation.eigenvalues_of(block_diag([[0, 2], [-2, 0]], [[-3]], [[1]]), np.ones(4))
     assert_allclose(values, [1, 2j, -2j, -3], atol=1e-12)
 
 

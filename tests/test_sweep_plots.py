@@ -7,7 +7,7 @@ import xarray
 from matplotlib.colors import LogNorm
 
 import odeae
-from odeae.sweeps.plan import _ATTRS
+from odeae.results.variables import attributes
 
 TIMES = np.concatenate([[0.0], np.geomspace(0.01, 100.0, 12)])
 FLOOR = 0.05
@@ -28,7 +28,7 @@ def made(zipped=False, **grid):
     variables = {
         "error": ((*dims, "time"), error),
         "final_excess": (dims, error[..., -1] - FLOOR),
-        "status": (dims, np.zeros(sizes, "int8"), _ATTRS["status"]),
+        "status": (dims, np.zeros(sizes, "int8"), attributes("status", not_computed=True)),
         "stop_time": (dims, np.full(sizes, TIMES[-1])),
     }
     coords = {name: (dims if zipped else name, np.asarray(x)) for name, x in grid.items()}

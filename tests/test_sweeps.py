@@ -28,6 +28,8 @@ import odeae.sweeps.sweep as sweeps
 import odeae.theory.queue
 import odeae.theory.strategy
 from odeae.sweeps.fingerprints import fingerprints
+from odeae.sweeps.grid import columns_of, labels_of, plain_value
+from odeae.sweeps.plan import Plan
 
 pytest.importorskip("zarr")
 pytest.importorskip("cloudpickle")
@@ -410,10 +412,10 @@ def test_a_network_wider_than_any_that_was_looked_at_is_named(monkeypatch):
     ],
 )
 def test_values_of_arrays_are_python_s_own(given, values):
-    column = sweeps._columns({"seed": given}, False)["seed"]
-    plain_values = sweeps._plain({str(i): v for i, v in enumerate(column)}).values()
+    column = columns_of({"seed": given}, False)["seed"]
+    plain_values = plain_value({str(i): v for i, v in enumerate(column)}).values()
     assert [type(v) for v in plain_values] == [type(v) for v in values]
-    assert sweeps._labels("seed", column).dtype == np.asarray(values).dtype
+    assert labels_of("seed", column).dtype == np.asarray(values).dtype
     assert_array_equal(column, values)
 
 
@@ -621,13 +623,13 @@ def test_a_sweep_is_extended_to_the_bits_of_a_fresh_one(tmp_path, monkeypatch, u
     path, small = tmp_path / "sweep", {"seed": [0, 1, 3, 5], "lr": LR[[0, 1, 4, 7]]}
     before = sweep(grid=small, store=path).load()
     solved = []
-    solve = sweeps._Plan._solve
+    solve = Plan._solve
 
     def counted(plan, *args):
         solved.extend(next(x for x in args if isinstance(x, np.ndarray)))  # the lanes' numbers
         return solve(plan, *args)
 
-    monkeypatch.setattr(sweeps._Plan, "_solve", counted)
+    monkeypatch.setattr(Plan, "_solve", counted)
     with computing(monkeypatch, lambda i: 1 / (3 - i)), pytest.raises(ZeroDivisionError):
         sweep(grid=GRID, store=path)
     same(odeae.open_sweep(path), before)  # the old one stays until the new one is complete

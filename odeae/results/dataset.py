@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odeae.base.status import Status
 from odeae.base.version import __version__
 from odeae.results.restoring import described_problem
 from odeae.results.saving import FORMAT

@@ -14,7 +14,7 @@ LANE = "lane"  # the dim of zipped parameters
 _RESERVED = {LANE, "time", "k", "l", "status", "stop_time", "final_excess", *QUANTITIES}
 
 
-def _columns(grid: Any, zipped: bool) -> dict[str, Any]:
+def columns_of(grid: Any, zipped: bool) -> dict[str, Any]:
     """The values of each parameter: an array of finite numbers, or a list of anything else."""
     if not isinstance(grid, dict) or not grid:
         raise ValueError(f"`grid` must be a dict of parameter → values, got {grid!r:.60}")
@@ -43,7 +43,7 @@ def _columns(grid: Any, zipped: bool) -> dict[str, Any]:
                 i = int(np.argmax(bad))
                 raise ValueError(f"`grid[{name!r}]` must be finite, got {values[i]} at index {i}")
             values = values.astype(int if values.dtype.kind in "iu" else float)
-        if not zipped and len(np.unique(_labels(name, values))) < len(values):
+        if not zipped and len(np.unique(labels_of(name, values))) < len(values):
             raise ValueError(f"`grid[{name!r}]` must hold each value once, got {values!r:.80}")
         columns[name] = values
     sizes = {name: len(values) for name, values in columns.items()}
@@ -59,14 +59,14 @@ def _from_array(value: Any) -> Any:
     return value.item() if isinstance(value, np.integer | np.bool_) else value
 
 
-def _labels(name: str, values: Any) -> np.ndarray:
+def labels_of(name: str, values: Any) -> np.ndarray:
     """The coordinate of a parameter: numbers, bools and text as they are, else short texts."""
     if isinstance(values, np.ndarray) or all(isinstance(v, bool) for v in values):
         return np.asarray(values)
     return np.array([v if isinstance(v, str) else " ".join(repr(v).split())[:200] for v in values])
 
 
-def _places(columns: dict[str, Any], zipped: bool) -> list[dict[str, int]]:
+def places_of(columns: dict[str, Any], zipped: bool) -> list[dict[str, int]]:
     """Some points of the grid: both ends of each range of numbers, and every other value.
 
     Bounds that a value can break are found there; they also tell one `build` from another.
@@ -82,18 +82,20 @@ def _places(columns: dict[str, Any], zipped: bool) -> list[dict[str, int]]:
     return list(distinct.values())
 
 
-def _at(columns: dict[str, Any], place: dict[str, int]) -> dict[str, Any]:
+def value_at(columns: dict[str, Any], place: dict[str, int]) -> dict[str, Any]:
+    """Return the values at a place of the grid, by name."""
     return {name: columns[name][i] for name, i in place.items()}
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def plain_value(values: dict[str, Any]) -> dict[str, Any]:
     """Python's numbers for NumPy's: a build may ask for an int."""
     return {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
 
 
-def _described(values: dict[str, Any]) -> str:
+def described_values(values: dict[str, Any]) -> str:
+    """Return name=value, … for a message."""
     texts = {
         name: f"{v:.6g}" if isinstance(v, float) else f"{v!r:.40}"
-        for name, v in _plain(values).items()
+        for name, v in plain_value(values).items()
     }
     return ", ".join(f"{name}={text}" for name, text in texts.items())

@@ -13,8 +13,8 @@ from odeae.base.compiler import with_whole_vectors
 from odeae.base.precision import in_float64, to_numpy
 from odeae.base.status import Status
 from odeae.results.variables import attributes
-from odeae.sweeps.grid import LANE, _at, _described, _labels, _plain
-from odeae.sweeps.probes import _lane, _sketch, _traced
+from odeae.sweeps.grid import LANE, described_values, labels_of, plain_value, value_at
+from odeae.sweeps.probes import lane_of, sketch, traced_lane
 from odeae.sweeps.store import Layout, Variable
 from odeae.theory.lanes import TOO_MANY
 from odeae.theory.queue import in_lanes, solve_lanes
@@ -23,8 +23,9 @@ from odeae.theory.strategy import explicit_steps, solve_alone, solve_each
 if TYPE_CHECKING:
     import xarray
 
+
 @dataclass
-class _Plan:
+class Plan:
     """A sweep, checked: what to build, how to solve it, and how its lanes are cut into blocks."""
 
     build: Callable
@@ -106,7 +107,7 @@ class _Plan:
             lanes = {name: len(values) for name, values in columns.items()}
             cut = _cut(list(lanes.values()), [name not in self.traced for name in columns], size)
             dims = {name: (name,) for name in columns}
-        coords = {name: (dims[name], _labels(name, x), {}) for name, x in columns.items()}
+        coords = {name: (dims[name], labels_of(name, x), {}) for name, x in columns.items()}
         coords["time"] = (("time",), self.times, attributes("time"))
         return Layout(lanes, cut, self.variables(), coords, configuration)
 
@@ -129,10 +130,10 @@ class _Plan:
 
     @in_float64
     def sketches(self, lanes: list[dict[str, int]]) -> np.ndarray:
-        """What `_sketch` says of these lanes, (n,)."""
+        """What `sketch` says of these lanes, (n,)."""
         out = np.full(len(lanes), np.nan)
         for which, tree in self._built(lanes):
-            out[which] = _sketch(tree)
+            out[which] = sketch(tree)
         return out
 
     @in_float64
@@ -150,7 +151,7 @@ class _Plan:
             todo = np.flatnonzero(~self.known[self.layout.block(i)])
         for members, tree in self._built([lanes[lane] for lane in todo]):
             which = todo[members]
-            made[which] = _sketch(tree)
+            made[which] = sketch(tree)
             leaves, kind = jax.tree.flatten(tree)
             key = (kind, *((x.shape[:-1], x.dtype) for x in leaves))
             families.setdefault(key, []).append((which, tree))
@@ -186,25 +187,25 @@ class _Plan:
         values = {name: self.columns[name][j] for name, j in zip(fixed, at, strict=True)}
         n = len(lanes)
         if not self.traced:
-            one = to_numpy(_lane(self.build, _plain(values)))
+            one = to_numpy(lane_of(self.build, plain_value(values)))
             return jax.tree.map(lambda x: np.repeat(np.asarray(x)[..., None], n, -1), one)
         size = size or min(_power_of_two(n), math.prod(self.layout.chunk))  # few to compile for
         fill = [lanes[min(i, n - 1)] for i in range(size)]
         numbers = [self.columns[name][[lane[name] for lane in fill]] for name in self.traced]
         if (at, size) not in self.built:
-            self.built[at, size] = _traced(self.build, values, self.traced, numbers)
+            self.built[at, size] = traced_lane(self.build, values, self.traced, numbers)
         tree = self.built[at, size](*numbers)
         return jax.tree.map(lambda x: np.asarray(x)[..., :n], tree)
 
     def _values(self, i: int, lane: int) -> dict[str, Any]:
         """The values of all parameters in one lane of block i."""
-        return _at(self.columns, self.lanes(i)[lane])
+        return value_at(self.columns, self.lanes(i)[lane])
 
     def _solve(self, i, which, equations, states, out) -> None:
         """Solve lanes of one structure and put them into `out`."""
         n, K = len(which), equations.network.hidden
         if self.hidden < K:
-            point = _described(self._values(i, int(which[0])))
+            point = described_values(self._values(i, int(which[0])))
             raise ValueError(
                 f"build({point}) has {K} neurons, more than all "
                 f"points that were looked at before ({self.hidden} at most): put the widest "

@@ -16,12 +16,12 @@ from odeae.base.precision import float64, in_float64, to_numpy
 from odeae.model.problem import Problem, check_state
 from odeae.model.schedules import check_schedule
 from odeae.model.state import State
-from odeae.sweeps.grid import _described, _plain
+from odeae.sweeps.grid import described_values, plain_value
 from odeae.theory.equations import Equations, equations_of
 from odeae.theory.predict import start_of
 
 
-def _lane(build: Callable, values: dict[str, Any]) -> tuple[Equations, State]:
+def lane_of(build: Callable, values: dict[str, Any]) -> tuple[Equations, State]:
     """What a lane is made of: equations and initial state."""
     problem, state = _made(build, values)
     return equations_of(problem), check_state(problem, state)
@@ -34,13 +34,13 @@ def _made(build: Callable, values: dict[str, Any]) -> tuple[Problem, State]:
     return made
 
 
-def _traced(
+def traced_lane(
     build: Callable, values: dict[str, Any], traced: tuple[str, ...], numbers: list
 ) -> Callable:
     """The compiled `build` of many lanes, one number of each for every traced parameter."""
 
     def lane(*numbers):
-        return _lane(build, {**_plain(values), **dict(zip(traced, numbers, strict=True))})
+        return lane_of(build, {**plain_value(values), **dict(zip(traced, numbers, strict=True))})
 
     lowered = jax.jit(jax.vmap(lane, out_axes=-1)).lower(*numbers)
     # It runs for milliseconds, so that to optimise it would take longer.
@@ -48,24 +48,24 @@ def _traced(
 
 
 @in_float64
-def _probe(
+def probe(
     build: Callable, values: dict[str, Any], times: Any
 ) -> tuple[Problem, tuple[Equations, State]]:
     """Build one problem and its lane, of concrete values; errors say which."""
     try:
-        problem, state = _made(build, _plain(values))
+        problem, state = _made(build, plain_value(values))
         lane = equations_of(problem), check_state(problem, state)
         check_schedule(problem.rule.schedule, times[-1])
         start_of(state, None, times)
     except Exception as error:
         said = " ".join(str(error).split())
         raise ValueError(
-            f"build({_described(values)}) raised {type(error).__name__}: {said}"
+            f"build({described_values(values)}) raised {type(error).__name__}: {said}"
         ) from error
     return problem, lane
 
 
-def _digest(lane: Any) -> str:
+def digest_of(lane: Any) -> str:
     """A fingerprint of problem and state, to ten digits: machines differ in the last ones."""
     leaves, kind = jax.tree.flatten(to_numpy(lane))
     numbers = ["/".join(f"{x:.9e}" for x in np.ravel(leaf).astype(float)) for leaf in leaves]
@@ -73,7 +73,7 @@ def _digest(lane: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _sketch(lanes: Any) -> np.ndarray:
+def sketch(lanes: Any) -> np.ndarray:
     """One number per lane, (n,), that a change of the lane's problem or state changes.
 
     It changes as little as they do. So it's compared with a tolerance, and a million numbers are
@@ -94,7 +94,7 @@ def _sketch(lanes: Any) -> np.ndarray:
     return total
 
 
-def _traceable(build: Callable, columns: dict[str, Any], first: dict[str, Any]) -> tuple[str, ...]:
+def traceable(build: Callable, columns: dict[str, Any], first: dict[str, Any]) -> tuple[str, ...]:
     """The parameters that `build` can be traced over: not those that decide shapes or rules."""
     numbers = [name for name, values in columns.items() if isinstance(values, np.ndarray)]
     refused = _refusal(build, numbers, first)
@@ -117,7 +117,7 @@ def _refusal(build: Callable, names: list[str], first: dict[str, Any]) -> str | 
     """Why `build` can't be traced over these parameters, or None."""
 
     def one(*numbers):
-        return _lane(build, {**first, **dict(zip(names, numbers, strict=True))})
+        return lane_of(build, {**first, **dict(zip(names, numbers, strict=True))})
 
     try:
         with float64():

@@ -19,9 +19,9 @@ from odeae.base.version import __version__
 from odeae.model.problem import Problem
 from odeae.model.state import State
 from odeae.sweeps.fingerprints import fingerprints
-from odeae.sweeps.grid import _at, _columns, _described, _labels, _places
-from odeae.sweeps.plan import _Plan
-from odeae.sweeps.probes import _digest, _probe, _traceable
+from odeae.sweeps.grid import columns_of, described_values, labels_of, places_of, value_at
+from odeae.sweeps.plan import Plan
+from odeae.sweeps.probes import digest_of, probe, traceable
 from odeae.sweeps.store import FINGERPRINTS, open_store, opened
 from odeae.theory.quantities import QUANTITIES
 from odeae.theory.queue import in_lanes
@@ -133,7 +133,7 @@ def _has(value: Any, method: str) -> bool:
     return callable(getattr(value, method, None))
 
 
-def _computed(plan: "_Plan", done: Any, executor: Any, progress: bool) -> Iterator:
+def _computed(plan: "Plan", done: Any, executor: Any, progress: bool) -> Iterator:
     """Compute the blocks that are not done, in any order, with a bar that counts curves."""
     from odeae.sweeps.futures import completed
 
@@ -152,11 +152,11 @@ def _computed(plan: "_Plan", done: Any, executor: Any, progress: bool) -> Iterat
             bar.update(sizes[i])
 
 
-def _compute(plan: "_Plan", i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _compute(plan: "Plan", i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return plan.compute(i)
 
 
-def _check_made(plan: "_Plan", store: Any, blocks: np.ndarray, made: np.ndarray) -> None:
+def _check_made(plan: "Plan", store: Any, blocks: np.ndarray, made: np.ndarray) -> None:
     """Build lanes of these blocks again; raises `ValueError` if they aren't those of `made`."""
     most = 100 if plan.traced else max(1, 1000 // math.prod(plan.layout.chunk))
     chosen = np.linspace(0, len(blocks) - 1, min(len(blocks), most)).round().astype(int)
@@ -174,15 +174,15 @@ def _check_made(plan: "_Plan", store: Any, blocks: np.ndarray, made: np.ndarray)
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise ValueError(
             f"{os.fspath(store)!r} holds another sweep: `build` makes another problem or state at "
-            f"{_described(first)}{more}: give another path, or delete it to start anew"
+            f"{described_values(first)}{more}: give another path, or delete it to start anew"
         )
 
 
-def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk, store) -> _Plan:
+def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk, store) -> Plan:
     """Check all that can be checked before anything is computed."""
     if not callable(build):
         raise ValueError(f"`build` must be a function of the parameters, got {build!r:.60}")
-    columns = _columns(grid, zipped)
+    columns = columns_of(grid, zipped)
     rtol = scalar("rtol", rtol, above=0.0)
     if rtol > 0.1:
         raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
@@ -192,15 +192,15 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     for name in names:
         one_of("save", name, list(QUANTITIES))
     times = save_times(times)
-    places = _places(columns, zipped)
-    probes = [_at(columns, place) for place in places]
+    places = places_of(columns, zipped)
+    probes = [value_at(columns, place) for place in places]
     code = fingerprints(build, "build")
-    problems, made = zip(*(_probe(build, values, times) for values in probes), strict=True)
+    problems, made = zip(*(probe(build, values, times) for values in probes), strict=True)
     warn_outside(max(problems, key=finite_size), times[-1])
-    plan = _Plan(
+    plan = Plan(
         build=build,
         columns=columns,
-        traced=_traceable(build, columns, probes[0]),
+        traced=traceable(build, columns, probes[0]),
         zipped=zipped,
         hidden=max(lane[0].network.hidden for lane in made),
         times=times,
@@ -215,11 +215,11 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     size = (CHUNK_EACH if each else CHUNK) if chunk is None else whole("chunk", chunk)
     plan = _traced_right(plan, size, places, list(made))
     for place in _widths(plan):
-        problem, _ = _probe(build, _at(columns, place), times)
+        problem, _ = probe(build, value_at(columns, place), times)
         plan.hidden = max(plan.hidden, problem.autoencoder.hidden)
     now = fingerprints(build, "build")
     digests = {
-        f"build({_described(values)})": _digest(lane)
+        f"build({described_values(values)})": digest_of(lane)
         for values, lane in zip(probes, made, strict=True)
     }
     configuration = {
@@ -238,7 +238,7 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     return plan
 
 
-def _traced_right(plan: _Plan, size: int, places: list[dict[str, int]], made: list[Any]) -> _Plan:
+def _traced_right(plan: Plan, size: int, places: list[dict[str, int]], made: list[Any]) -> Plan:
     """The plan, or one that traces fewer parameters if `build` gives other numbers when traced."""
 
     def tracing(names):
@@ -263,13 +263,13 @@ def _traced_right(plan: _Plan, size: int, places: list[dict[str, int]], made: li
     return tracing(traced)
 
 
-def _widths(plan: _Plan) -> list[dict[str, int]]:
+def _widths(plan: Plan) -> list[dict[str, int]]:
     """Places of the grid, all if they aren't too many, that may have networks of another width."""
     fixed = {name: x for name, x in plan.columns.items() if name not in plan.traced}
     if not fixed:
         return []
     if plan.zipped:
-        labels = [_labels(name, x).tolist() for name, x in fixed.items()]
+        labels = [labels_of(name, x).tolist() for name, x in fixed.items()]
         distinct = {at: i for i, at in enumerate(zip(*labels, strict=True))}
         lanes = list(distinct.values())
         return [dict.fromkeys(plan.columns, lanes[i]) for i in _spread(len(lanes))]
