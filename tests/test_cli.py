@@ -388,7 +388,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(shell, tmp_path, words, me
 
 def test_large_whole_numbers_may_have_an_exponent(shell, tmp_path):
     """Also in the file, where 1e9 is a float."""
-    assert app.whole_number("1e9") == 10**9
+    assert app._whole("1e9") == 10**9
     assert grids.build_grid({"grid": {"dim": "1e2,1e3"}}) == {"dim": [100, 1000]}
     assert grids.build_grid({"grid": {"seed": {"from": 0.0, "to": 2}}}) == {"seed": [0, 1, 2]}
     (tmp_path / "c.toml").write_text("[spectrum]\nspikes = [1.0, 0.6]\ndim = 1e2\n")

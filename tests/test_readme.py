@@ -38,7 +38,7 @@ def test_every_option_exists():
     """Each line is read as the shell reads it, without doing anything."""
     from typer.main import get_command
 
-    from odeae.shell.app import app
+    from odeae.shell.main import app
 
     shell = get_command(app)
     lines = commands()

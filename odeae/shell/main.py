@@ -1,5 +1,6 @@
 """The shell: `odeae predict | simulate | compare | sweep | plot | spectrum | validate | …`."""
 
+import importlib
 import signal
 import sys
 import warnings
@@ -8,6 +9,10 @@ from typing import Any
 import typer
 
 from odeae.shell.app import UsageError, app
+
+# Each registers its commands, in the order in which --help lists them.
+for _module in ("curves", "sweeping", "drawing", "examples"):
+    importlib.import_module(f"odeae.shell.{_module}")
 
 
 def _terminated(*_: Any) -> None:
