@@ -11,7 +11,7 @@ help:
 	@echo "make validate   every learning rule against SGD at four D: validation/, some 15 minutes"
 	@echo "make test       create .venv, install, run the tests"
 	@echo "make test-slow  the same with every check at its full size"
-	@echo "make lint       ruff and pyright"
+	@echo "make lint       ruff, pyright and the direction of imports"
 	@echo "make bench      timings, as ratios measured in one run"
 
 $(READY): pyproject.toml
@@ -37,6 +37,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
