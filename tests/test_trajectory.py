@@ -545,6 +545,15 @@ def test_lanes_with_times_of_their_own_are_not_mixed(problem):
             use(two)
 
 
+def test_ok_is_whether_every_curve_came_to_its_end(curves, lanes):
+    assert curves["theory"].ok is True
+    failed = eqx.tree_at(
+        lambda t: t.status, lanes, np.where(np.arange(lanes.status.size) == 1, 1, 0)
+    )
+    assert failed.ok is False
+    assert jax.jit(lambda status: eqx.tree_at(lambda t: t.status, lanes, status).ok)(lanes.status)
+
+
 def test_print_says_why_a_solve_stopped(problem):
     state = odeae.random_state(problem)
     part = odeae.predict(problem, state, [0.0, 0.1, 1000.0], max_steps=20, throw=False)

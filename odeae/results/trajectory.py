@@ -80,6 +80,16 @@ class Trajectory(eqx.Module):
     above_pca: Float[Real, "*batch times"] | None = None
 
     @property
+    def ok(self) -> Any:
+        """Whether the curve, or every one of several, came to its last time: status OK.
+
+        A bool; under a transformation a traced one.
+        """
+        if is_traced(self.status):
+            return jnp.all(self.status == Status.OK)
+        return bool(np.all(np.asarray(self.status) == Status.OK))
+
+    @property
     def Q1(self) -> Real:
         """W Ω Wᵀ/D, (…, T, K, K)."""
         return self.order_parameters.total().Q1
