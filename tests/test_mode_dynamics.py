@@ -350,6 +350,7 @@ def test_what_has_no_map_is_refused(curve):
 SETUP = """
 import numpy as np
 import odeae
+from odeae import *
 from odeae.analysis.mode_map import *
 x = np.random.default_rng(0).standard_normal((9, 3))
 problem = odeae.Problem(odeae.Spectrum.spiked([1.0], 3), odeae.Autoencoder(1))
