@@ -42,6 +42,13 @@ _PLACES = (
 )  # fmt: skip
 
 
+def _inside(ax: Any, *args: Any, **options: Any) -> Any:
+    """A legend that leaves the axes as large as they are, however small the figure becomes."""
+    legend = ax.legend(*args, **options)
+    legend.set_in_layout(False)
+    return legend
+
+
 def add_legend(ax: Any, handles: list[Any] | None = None, place: bool | str = True) -> None:
     """A legend where it covers no curve; if there is no such place, the axes make room for it.
 
@@ -55,7 +62,7 @@ def add_legend(ax: Any, handles: list[Any] | None = None, place: bool | str = Tr
         return
     style: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none", "fontsize": 8}
     if isinstance(place, str):
-        ax.legend(handles, texts, loc=place, **style)
+        _inside(ax, handles, texts, loc=place, **style)
         return
     root = ax.figure.canvas.figure
     if root.get_layout_engine() is not None:  # it moves the axes before they are measured
@@ -66,12 +73,12 @@ def add_legend(ax: Any, handles: list[Any] | None = None, place: bool | str = Tr
     for size in (8, 7, 6):
         style["fontsize"] = size
         for columns in range(1, len(handles) + 1):
-            legend = ax.legend(handles, texts, loc="upper right", ncols=columns, **style)
+            legend = _inside(ax, handles, texts, loc="upper right", ncols=columns, **style)
             width = legend.get_window_extent().width
             if columns == 1 and width > inside.width:  # narrow axes: in lines of fewer letters
                 most = int(max(map(len, texts)) * inside.width / width) - 6
                 texts = [textwrap.fill(text, max(most, 12)) for text in texts]
-                legend = ax.legend(handles, texts, loc="upper right", **style)
+                legend = _inside(ax, handles, texts, loc="upper right", **style)
             elif columns > 1 and width > inside.width:
                 break
             for where in _PLACES:
@@ -82,7 +89,7 @@ def add_legend(ax: Any, handles: list[Any] | None = None, place: bool | str = Tr
         if roomy[0] > 0.6:
             break
     part, where, columns = roomy
-    ax.legend(handles, texts, loc=where, ncols=columns, **style)
+    _inside(ax, handles, texts, loc=where, ncols=columns, **style)
     low, high = ax.yaxis.get_transform().transform(np.asarray(ax.get_ylim()))
     if where.startswith("upper"):
         high = low + (high - low) / part
