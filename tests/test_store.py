@@ -439,7 +439,8 @@ def test_without_zarr_the_error_names_the_extra(tmp_path, monkeypatch):
 
 def test_importing_the_room_loads_neither_jax_nor_zarr():
     plain.run(
-        "import sys, odeae.sweeps.store\nassert not {'jax', 'zarr', 'xarray', 'scipy'} & set(sys.modules)"
+        "import sys, odeae.sweeps.store\n"
+        "assert not {'jax', 'zarr', 'xarray', 'scipy'} & set(sys.modules)"
     )
 
 

@@ -137,7 +137,7 @@ def test_crossed_lanes_are_the_curves_of_predict(capfd):
     assert_array_equal(data.time, TIMES)
     assert data.Q1.dims == ("seed", "lr", "time", "k", "l")
     assert data.bias.dims == ("seed", "lr", "time", "k")
-    meanings = "NOT_COMPUTED OK DIVERGED BUDGET UNRESOLVED REGROWN"
+    meanings = "not_computed ok diverged budget unresolved regrown"
     assert data.status.attrs["flag_meanings"] == meanings
     assert "39/39" in capfd.readouterr().err
 

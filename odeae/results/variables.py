@@ -125,8 +125,8 @@ def attributes(name: str, not_computed: bool = False) -> dict[str, Any]:
     unit, text = STORED[name][2:] if name in STORED else DERIVED[name]
     found: dict[str, Any] = {"units": unit, "long_name": text}
     if name == "status":
-        codes = {-1: "NOT_COMPUTED"} if not_computed else {}
-        codes |= {int(status): status.name for status in Status}
+        codes = {-1: "not_computed"} if not_computed else {}
+        codes |= {int(status): status.name.lower() for status in Status}
         found |= {"flag_values": list(codes), "flag_meanings": " ".join(codes.values())}
     return found
 
