@@ -39,8 +39,8 @@ def plot_plateaus(
         if left < plateau.escape_time < right:
             ax.axvline(plateau.escape_time, color="0.4", lw=0.9, ls=":", zorder=1)
     ax.set_xlabel("time  t = steps / D")
-    what = "best map's" if noisy else "PCA,"
-    ax.set_ylabel(f"error above {what} rank {len(levels) - 1}")
+    what = "best map" if noisy else "PCA"
+    ax.set_ylabel(f"error above {what}, rank {len(levels) - 1}")
     if labels:
         _write(ax, curve, found, levels[-1])
     return ax
