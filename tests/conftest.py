@@ -1,5 +1,6 @@
 """Strict numerics: float64, no silent broadcasting of ranks, shapes checked while testing."""
 
+import collections
 import gc
 import importlib.metadata
 import os
@@ -59,8 +60,15 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: item.path.name != "test_validation.py")
     if config.getoption("--slow"):
         return
+    seen = collections.Counter()
     for item in items:
-        if "slow" in item.keywords:
+        full = "slow" in item.keywords
+        # What a fresh interpreter says (`said`) is asked at once, and costs nothing a case.
+        if "sampled" in item.keywords and hasattr(item, "callspec") and not full:
+            case = item.path, item.originalname
+            full = "said" not in item.fixturenames and seen[case] % 2 == 1
+            seen[case] += 1
+        if full:
             item.add_marker(pytest.mark.skip(reason="full size: make test-slow"))
 
 

@@ -19,6 +19,8 @@ from odeae.model.leading import leading_modes
 from odeae.theory import aligned
 from odeae.theory.aligned import predict_aligned
 
+pytestmark = pytest.mark.sampled
+
 SPECTRUM = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim=50)
 ONE = odeae.Spectrum.spiked([1.0], dim=1000, bulk=0.0)
 TANH = odeae.Quadrature(jnp.tanh, q_max=25.0)

@@ -22,6 +22,8 @@ from odeae.averages.closed import Erf, Linear, ReLU
 from odeae.averages.quadrature import Quadrature
 from odeae.averages.special import bvn_cdf
 
+pytestmark = pytest.mark.sampled
+
 TABLE = json.loads((Path(__file__).parent / "data" / "averages.json").read_text())
 TABLE["linear"] = [oracles.averages("linear", point) for point in TABLE["pairs"]]
 CLOSED = {"erf": Erf(), "relu": ReLU(), "linear": Linear()}

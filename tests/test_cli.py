@@ -486,6 +486,7 @@ def test_demo_makes_a_figure_a_file_and_a_table(shell, tmp_path):
     _check_demo(tmp_path / "demo", out)
 
 
+@pytest.mark.slow
 def test_demo_at_its_quick_size(shell, tmp_path):
     code, out, err = shell("demo", "--runs", "2", "--end", "0.5")
     assert code == 0, err

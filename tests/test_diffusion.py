@@ -23,6 +23,8 @@ from odeae.averages.activation import AbstractActivation
 from odeae.model.gradient_noise import gradient_covariance
 from odeae.model.state import Modes, OutputOverlaps, Overlaps, State
 
+pytestmark = pytest.mark.sampled
+
 RHO = np.array([1.0, 0.6, 0.3, 0.1, 0.1, 0.1])  # scaled eigenvalues: these modes are all there are
 RNG = np.random.default_rng(3)
 W, U = RNG.standard_normal((2, 3, len(RHO)))

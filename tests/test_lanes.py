@@ -22,6 +22,8 @@ from odeae.theory.equations import equations_of, surroundings, vector_field
 from odeae.theory.quantities import quantities
 from odeae.theory.step_control import SMALLEST, StepControl
 
+pytestmark = pytest.mark.sampled
+
 FAST = {"xla_backend_optimization_level": 0}  # to compile
 
 

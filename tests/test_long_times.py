@@ -19,6 +19,8 @@ from odeae.theory.resolvent import by_modes, implicit_steps_pay, resolvent_of
 from odeae.theory.rosenbrock import Rodas4, whole_matrix
 from odeae.theory.strategy import EXPLICIT_STEPS
 
+pytestmark = pytest.mark.sampled
+
 mp.mp.dps = 60
 
 

@@ -12,6 +12,8 @@ from odeae.analysis.mode_map import ModeDynamics, estimate_mode_map, mode_map, m
 from odeae.model.state import Modes, State
 from odeae.plotting.modes import plot_mode_dynamics
 
+pytestmark = pytest.mark.sampled
+
 SPIKES = (0.6, 1.0, 0.3)  # not in the order of size
 TIMES = np.asarray([0.0, 2.0, 5.0, 10.0])
 BIAS = np.asarray([0.4, -0.7])
@@ -423,6 +425,7 @@ def test_tanh_modes_are_learnt_in_the_order_of_eigenvalues_from_random_weights(s
     assert maps[-1].min() > 0.9
 
 
+@pytest.mark.slow
 def test_denoising_and_decay_do_alike_to_tanh_units_but_decay_is_slower():
     """A linear mode ends the same with ε as with κ = λε/(λ+ε); tanh units need less decay."""
     plain, noise = aligned("tanh"), aligned("tanh", eps=EPS)

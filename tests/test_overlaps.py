@@ -12,6 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import odeae
 
+pytestmark = pytest.mark.sampled
+
 DIM, HIDDEN = 40, 2
 RHO = np.concatenate([DIM * np.array([0.5, 1.0, 0.3]), np.full(DIM - 3, 0.8)])
 TIMES = np.array([0.0, 1.0, 4.0])
@@ -176,6 +178,7 @@ def test_bad_ensembles():
         odeae.ensemble(problem(), [1.0, 0.0], 2)
 
 
+@pytest.mark.slow
 def test_ensembles_are_pure_jax():
     def mean(lr):
         p = problem(rule=odeae.SGD(lr))

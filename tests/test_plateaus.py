@@ -29,19 +29,22 @@ def curve(activation="linear", hidden=3, seed=0, std=0.01, times=TIMES, **option
     return odeae.predict(p, odeae.random_state(p, std, std, seed=seed), times)
 
 
-LINEAR_DENSE = curve(times=DENSE)
-FLOOR = float(LINEAR_DENSE.pca_levels()[-1])
+@pytest.fixture(autouse=True, scope="module")
+def _linear_curves():
+    """Solved where these tests run, not where they are collected."""
+    global LINEAR_DENSE, LINEAR, FLOOR
+    LINEAR_DENSE = curve(times=DENSE)
+    LINEAR = with_curve(np.append(LINEAR_DENSE.error[0], LINEAR_DENSE.error[1::8]))
+    FLOOR = float(LINEAR_DENSE.pca_levels()[-1])
 
 
-def with_curve(error, times=TIMES, trajectory=LINEAR_DENSE):
+def with_curve(error, times=TIMES, trajectory=None):
     """A trajectory with another curve."""
+    trajectory = LINEAR_DENSE if trajectory is None else trajectory
     where = (lambda t: t.times, lambda t: t.error)
     for get, values in zip(where, (times, error), strict=True):
         trajectory = eqx.tree_at(get, trajectory, np.asarray(values, float))
     return trajectory
-
-
-LINEAR = with_curve(np.append(LINEAR_DENSE.error[0], LINEAR_DENSE.error[1::8]))
 
 
 def aligned(times, rho, start, rate=1.0):

@@ -17,6 +17,8 @@ from numpy.testing import assert_allclose
 import odeae
 import odeae.theory.solve
 
+pytestmark = pytest.mark.sampled
+
 HIDDEN, DIM = 3, 40
 TIMES = np.array([0.0, 0.5, 2.0, 6.0, 15.0, 30.0])
 # Three spikes, twelve bulk modes on their own, and 25 equal ones, which fall into one bin.
@@ -536,6 +538,7 @@ def test_quadrature_out_of_its_range():
     assert np.isnan(beyond.error).all()
 
 
+@pytest.mark.slow
 def test_a_batch_never_raises():
     def curve(lr):
         p = spiked(lr=lr)

@@ -15,6 +15,8 @@ from numpy.testing import assert_allclose
 
 import odeae
 
+pytestmark = pytest.mark.sampled
+
 HIDDEN, DIM = 3, 30
 TIMES = np.array([0.0, 0.5, 2.0, 6.0, 15.0])
 # Three spikes, seven bulk modes on their own, and 20 equal ones, which fall into one bin.

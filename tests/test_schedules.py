@@ -14,6 +14,8 @@ import odeae.theory.solve
 from odeae.model.rules import SGD
 from odeae.model.schedules import largest_factor
 
+pytestmark = pytest.mark.sampled
+
 DIM = 60
 TIMES = np.array([0.0, 1.0, 2.0, 5.0, 9.0])
 NETWORK = odeae.Autoencoder(2)
@@ -118,6 +120,7 @@ def test_step_n_of_sgd_is_taken_at_the_rate_of_its_time():
     assert_array_equal(rest.error, runs.error[:, 3:])
 
 
+@pytest.mark.slow
 def test_rates_of_a_schedule_are_pure_jax():
     def final(exponent):
         schedule = odeae.PowerLawSchedule(exponent)
@@ -147,6 +150,7 @@ def test_the_largest_factor_sees_jumps():
     assert largest_factor(None, 2.0) == 1.0
 
 
+@pytest.mark.slow
 def test_a_pulse_after_a_pause_is_not_passed_over():
     """While the rates vanish the solver's steps grew without bound, and jumped over the pulse."""
 

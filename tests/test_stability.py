@@ -19,6 +19,8 @@ from odeae.analysis.fixed_points import FixedPointStatus, fixed_points
 from odeae.analysis.symmetries import symmetry_tangents, turned_rows
 from odeae.theory.equations import equations_of
 
+pytestmark = pytest.mark.sampled
+
 RHO = np.array([1.0, 0.5, 0.2])
 SPECTRUM = odeae.Spectrum.spiked(RHO, 3, 0.0)
 OK = FixedPointStatus.CONVERGED

@@ -14,6 +14,8 @@ from odeae import SGD, Autoencoder, Problem, Spectrum, draw_weights, random_stat
 from odeae.model.leading import bulk_rows
 from odeae.model.state import Modes, State, densities
 
+pytestmark = pytest.mark.sampled
+
 K, D = 2, 30
 RNG = np.random.default_rng(0)
 

@@ -27,6 +27,8 @@ from odeae.model.state import OutputOverlaps
 from odeae.results import restoring, saving
 from odeae.results.variables import PARTS, STORED
 
+pytestmark = pytest.mark.sampled
+
 DIM = 100
 
 
@@ -533,6 +535,7 @@ def test_lanes_are_counted_and_drawn_without_those_that_failed(problem):
     plt.close(three.plot().figure)
 
 
+@pytest.mark.slow
 def test_lanes_with_times_of_their_own_are_not_mixed(problem):
     def curve(end):
         times = jnp.array([0.0, 0.5]) * end

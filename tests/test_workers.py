@@ -404,6 +404,7 @@ ORPHANS = """
 import os, signal
 from odeae.sweeps.workers import process_pool
 from odeae.sweeps.futures import completed
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def job(n):
     import time
