@@ -166,13 +166,18 @@ def curve_faults(c: Configuration, problem: Any, curve: Curve) -> Iterator[tuple
             yield "a descent rises", text
 
 
-def deviation(curve: Curve, tight: Curve, times: np.ndarray) -> tuple[float, float]:
-    """Largest deviation from a tight solve in units of e(0), as far as both came, and where."""
+def deviation(
+    curve: Curve, tight: Curve, times: np.ndarray, first: float = 0.0
+) -> tuple[float, float]:
+    """Largest deviation from a tight solve in units of e(0), as far as both came, and where.
+
+    `first`: the error at t = 0, for times that begin when everything has been learnt.
+    """
     both = (times <= min(curve.stop_time, tight.stop_time)) | ((curve.status | tight.status) == 0)
     both &= np.isfinite(curve.error) & np.isfinite(tight.error)
     if not np.any(both):
         return 0.0, 0.0
-    start = tight.error[both][0]
+    start = max(tight.error[both][0], first)
     noise = ROUNDING * (curve.scale + tight.scale)[both]
     gap = np.maximum(np.abs(curve.error - tight.error)[both] - noise, 0.0) / start
     at = int(np.argmax(gap))
@@ -282,10 +287,11 @@ def against_tight(c, problem, state, curve: Curve) -> Iterator[tuple[str | None,
     truth = tight(state)
     if {curve.status, truth.status} == {0, 1}:
         yield "status", f"status {curve.status}, of a tight solve {truth.status}"
-    gap, at = deviation(curve, truth, times)
+    first = float(problem.error(state))
+    gap, at = deviation(curve, truth, times, first)
     if gap > MANY * c.rtol:
         other = tight(problems.perturbed(problem, state, 1e-8, 0))
-        condition = deviation(other, truth, times)[0] / 1e-8
+        condition = deviation(other, truth, times, first)[0] / 1e-8
         what = "default ≠ tight" + (", ill-conditioned" if condition >= MANY else "")
         yield what, f"{gap:.3g} e(0) off at t={at:.6g}, rtol {c.rtol:g}, condition {condition:.2g}"
     if curve.status == truth.status == 0:

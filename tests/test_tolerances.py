@@ -166,7 +166,7 @@ def test_what_falls_below_double_precision_and_would_grow_again_is_a_status():
     times = np.linspace(0.0, 10_000.0, 101)
     got = odeae.predict(p, state, times, throw=False)
     assert got.status == Status.REGROWN
-    assert_allclose(got.stop_time, 8000.0, atol=101.0)
+    assert 7800.0 < got.stop_time <= 8000.0  # nothing that may be wrong is kept
     reached = times <= got.stop_time
     assert_allclose(got.error[reached][2:], p.spectrum.pca_error(0), atol=1e-3)
     assert not np.isfinite(got.error[~reached]).any()

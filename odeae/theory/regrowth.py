@@ -43,7 +43,7 @@ def _maps(equations: Equations, total: Overlaps, bias, times):
 def time_of_regrowth(
     equations: Equations, total: Overlaps, bias, times, sizes, limits
 ) -> float | None:
-    """Time from which on a mode that was lost would have grown, None if there is none.
+    """Last time before a mode that was lost would have grown, None if there is no such mode.
 
     `total`, `bias`: order parameters and biases at `times` (T,). `sizes` (T, N): largest weight of
     every row there, NaN where the solve did not come. `limits` (N,): below these a row is lost.
@@ -63,4 +63,5 @@ def time_of_regrowth(
     if not len(missed):
         return None
     mode = int(np.argmax(growth[missed[0]]))
-    return float(times[np.argmax(rates[:, mode] > 0.0)])
+    first = int(np.argmax(rates[:, mode] > 0.0))  # it may have begun at any time before this one
+    return float(times[max(first - 1, 0)])
