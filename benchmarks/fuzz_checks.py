@@ -171,6 +171,7 @@ def deviation(
 ) -> tuple[float, float]:
     """Largest deviation from a tight solve in units of e(0), as far as both came, and where.
 
+    Where a curve has grown, as of Hebb's rule without decay, in units of its error there.
     `first`: the error at t = 0, for times that begin when everything has been learnt.
     """
     both = (times <= min(curve.stop_time, tight.stop_time)) | ((curve.status | tight.status) == 0)
@@ -179,7 +180,8 @@ def deviation(
         return 0.0, 0.0
     start = max(tight.error[both][0], first)
     noise = ROUNDING * (curve.scale + tight.scale)[both]
-    gap = np.maximum(np.abs(curve.error - tight.error)[both] - noise, 0.0) / start
+    unit = np.maximum(start, tight.error[both])  # of a curve that grows, its own size
+    gap = np.maximum(np.abs(curve.error - tight.error)[both] - noise, 0.0) / unit
     at = int(np.argmax(gap))
     return float(gap[at]), float(times[both][at])
 
