@@ -1,6 +1,5 @@
 """Patches of images as inputs."""
 
-import importlib
 import os
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from odeae.base.checks import numbers, whole
 from odeae.base.files import as_path, existing_file
 from odeae.base.messages import shortened
+from odeae.base.optional import needed_package
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 _ENDINGS = f"expected files ending in {', '.join(_IMAGES)}"
@@ -38,7 +38,7 @@ def image_patches(images: Any, size: int = 32, stride: int = 12) -> np.ndarray:
         `odeae patches patches.npy photographs --size 16`
     """
     size, stride = whole("size", size, at_least=2), whole("stride", stride)
-    skimage = _needed("skimage")
+    skimage = needed_package("skimage", "data")
     loaded = [(name, _grey(name, image, skimage)) for name, image in _named_images(images)]
     name, smallest = min(((name, min(image.shape)) for name, image in loaded), key=lambda x: x[1])
     if size > smallest:
@@ -106,17 +106,6 @@ def _grey(name: str, image: Any, skimage: Any) -> np.ndarray:
     return image
 
 
-def _needed(*names: str) -> Any:
-    """Return the last of the named modules of the extra `data`; the others are imported too."""
-    try:
-        return [importlib.import_module(name) for name in names][-1]
-    except ImportError as error:
-        raise ImportError(
-            "images need the extra `data`: pip install 'odeae[data]', or in a clone "
-            f"pip install '.[data]' ({error})"
-        ) from error
-
-
 def natural_patches(size: int = 32, stride: int = 12) -> np.ndarray:
     """`image_patches` of eight photographs bundled with scikit-image and scikit-learn.
 
@@ -136,8 +125,8 @@ def natural_patches(size: int = 32, stride: int = 12) -> np.ndarray:
         `odeae.natural_patches(size=16)`, in the shell `odeae patches patches.npy --size 16`
     """
     size, stride = whole("size", size, at_least=2), whole("stride", stride)
-    datasets = _needed("skimage", "sklearn", "sklearn.datasets")
-    data = importlib.import_module("skimage.data")
+    datasets = needed_package("sklearn.datasets", "data")
+    data = needed_package("skimage.data", "data")
     names = ("astronaut", "camera", "chelsea", "coffee", "rocket")
     photographs = [getattr(data, name)() for name in names]
     photographs += [data.stereo_motorcycle()[0], *datasets.load_sample_images().images]

@@ -25,6 +25,8 @@ class Contradiction(Exception):
     """The content of a file is not what its layout says."""
 
 
+# A problem but its spectrum, as JSON. A number or a list of numbers is an array of float64, which
+# is what a problem consists of; what else a class of the user's own may hold says what it is.
 _NAMES: dict[type, str] = {
     kind: name for kinds in (CLOSED_FORMS, RULES, SCHEDULES) for name, kind in kinds.items()
 }

@@ -277,7 +277,3 @@ def _assembled(kind: type, where: str, values: dict[str, Any]) -> Any:
     if not found:
         return None
     return kind(**found) if kind is Weights else unchecked(kind, **(default | found))
-
-
-# A problem but its spectrum, as JSON. A number or a list of numbers is an array of float64, which
-# is what a problem consists of; what else a class of the user's own may hold says what it is.

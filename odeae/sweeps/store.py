@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from odeae.base.optional import needed_package
+
 if TYPE_CHECKING:
     import xarray
 
@@ -438,14 +440,7 @@ def _kind(values: np.ndarray) -> str:
 
 
 def _zarr() -> Any:
-    try:
-        import zarr
-    except ImportError as error:
-        raise ImportError(
-            "a store needs Zarr, which isn't installed: pip install 'odeae[sweep]', or in a clone "
-            "pip install '.[sweep]'"
-        ) from error
-    return zarr
+    return needed_package("zarr", "sweep")
 
 
 def _local(path: str | os.PathLike) -> Path:

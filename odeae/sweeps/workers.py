@@ -1,7 +1,6 @@
 """Other processes that compute: cores and accelerators of this machine, Dask workers, SLURM jobs.
 
-`completed` maps a function over tasks on any of them and yields the results as they come; the
-pools open and close what it needs. Nothing here knows what is computed.
+Each pool opens and closes what `futures.completed` needs. Nothing here knows what is computed.
 """
 
 import contextlib
@@ -128,15 +127,6 @@ def slurm_pool(folder: str | os.PathLike[str], **parameters: Any) -> Iterator[An
     except (NameError, ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"submitit refused its parameters: {first_line(error)}") from error
     yield executor
-
-
-# --- the loop ------------------------------------------------------------------------------------
-
-
-# --- in the worker -------------------------------------------------------------------------------
-
-
-# --- the pools -----------------------------------------------------------------------------------
 
 
 def _loky(workers: int, env: dict[str, str]) -> Any:
