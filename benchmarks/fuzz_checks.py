@@ -121,8 +121,13 @@ def of_lane(c: Configuration, table: dict[str, np.ndarray], i: int, trace: float
     return Curve(*values, scale, int(table["status"][i]), float(table["stop_time"][i]))
 
 
-def curve_faults(c: Configuration, problem: Any, curve: Curve) -> Iterator[tuple[str, str]]:
-    """(class, text) of all that can be wrong with one curve by itself."""
+def curve_faults(
+    c: Configuration, problem: Any, curve: Curve, flow: bool = True
+) -> Iterator[tuple[str, str]]:
+    """(class, text) of all that can be wrong with one curve by itself.
+
+    `flow`: no noise of the gradient was asked for, which may raise the error of a descent.
+    """
     times, status = np.asarray(c.times), curve.status
     if status not in {int(s) for s in odeae.Status}:
         yield "unknown status", f"status {status}"
@@ -155,7 +160,7 @@ def curve_faults(c: Configuration, problem: Any, curve: Curve) -> Iterator[tuple
             yield "below PCA", text
     if np.any(np.abs(curve.error - curve.excess - pca)[reached] > 1e3 * slack):
         yield "excess", "excess is not error − PCA error"
-    if problems.descends(c):
+    if flow and problems.descends(c):
         e = curve.error[reached]
         rise = np.diff(e)
         # The terms of a badly scaled start may cancel, and then the error is noise.
@@ -384,7 +389,7 @@ def _predicted(
                 yield "raises", f"predict raises {first_line(error)}"
             return
         curve = of_trajectory(c, t)
-        yield from curve_faults(c, problem, curve)
+        yield from curve_faults(c, problem, curve, flow=variant != "diffusion")
         yield from _of_first(c, problem, state, curve)
         if ask:
             yield from _asked(t, curve)
