@@ -44,6 +44,15 @@ def test_values(name):
     assert_allclose(jax.vmap(schedule)(jnp.asarray(TIMES)), want, atol=1e-15)
 
 
+SUBNORMAL = [odeae.CosineSchedule(5e-324, 0.5), odeae.PowerLawSchedule(1.0, 5e-324)]
+
+
+@pytest.mark.parametrize("schedule", SUBNORMAL)
+def test_a_subnormal_time_is_not_divided_by_as_zero(schedule):
+    assert schedule(0.0) == 1.0
+    assert 0.0 <= schedule(1.0) <= 0.5
+
+
 @pytest.mark.parametrize("name", FORMULAS)
 def test_without_decay_a_schedule_is_another_clock(name):
     """dy/dt = f(t) F(y): the state at t is that of a constant rate at ∫f."""

@@ -91,7 +91,7 @@ class CosineSchedule(AbstractSchedule):
     @in_float64
     def __call__(self, t):
         """Return the factor at time t."""
-        half = 0.5 * (1.0 + jnp.cos(np.pi * jnp.minimum(t / self.end, 1.0)))
+        half = 0.5 * (1.0 + jnp.cos(np.pi * jnp.minimum(t / _normal(self.end), 1.0)))
         return self.final + (1.0 - self.final) * half
 
 
@@ -110,7 +110,7 @@ class PowerLawSchedule(AbstractSchedule):
     @in_float64
     def __call__(self, t):
         """Return the factor at time t."""
-        return (1.0 + t / self.start) ** -self.exponent
+        return (1.0 + t / _normal(self.start)) ** -self.exponent
 
 
 class FunctionSchedule(AbstractSchedule):
@@ -226,6 +226,11 @@ def largest_factor(schedule: Any, end: Any) -> float:
             f"`schedule` must be zero or positive and finite, got {values[i]:g} at t={t[i]:.4g}"
         )
     return float(values.max())
+
+
+def _normal(time: Real) -> Real:
+    """A positive time as one to divide by: compiled code takes subnormal numbers for 0."""
+    return jnp.maximum(time, np.finfo(float).tiny)
 
 
 def _not_negative(name: str, values: Real) -> None:
