@@ -1,5 +1,7 @@
 """The aligned ansatz against the full drift and SciPy; the best decoder against minimisers."""
 
+import dataclasses
+
 import diffrax
 import equinox as eqx
 import jax
@@ -168,7 +170,7 @@ def full_and_reduced(p, bias=0.4):
 
 def full_excess(p, state):
     leading = leading_modes(p.spectrum, p.autoencoder.hidden)
-    return excess_error(p.autoencoder, p.inputs, leading, state.unknowns())
+    return excess_error(p.autoencoder, p.inputs, leading, state)
 
 
 @pytest.mark.parametrize(
@@ -515,17 +517,10 @@ def test_no_direction_of_the_decoder_is_downhill(name):
 def test_a_minimiser_finds_no_better_decoder():
     p = problem(2, "relu", output_bias=True, spectrum=odeae.Spectrum.spiked([1.0, 0.5], dim=4))
     state = random(p)
-    flat, back = jax.flatten_util.ravel_pytree(
-        [state.spikes.decoder, state.bulk.decoder, state.spikes.output, state.bulk.output]
-    )
+    flat, back = jax.flatten_util.ravel_pytree([state.rows.decoder, state.rows.output])
 
     def error(x):
-        parts = [s.spikes.decoder for s in [state]] and back(x)
-        changed = eqx.tree_at(
-            lambda s: [s.spikes.decoder, s.bulk.decoder, s.spikes.output, s.bulk.output],
-            state,
-            parts,
-        )
+        changed = eqx.tree_at(lambda s: [s.rows.decoder, s.rows.output], state, back(x))
         return p.error(changed)
 
     found = scipy.optimize.minimize(
@@ -551,9 +546,9 @@ def test_the_residual_of_relu_and_linear_modes():
     assert residual(one("linear"), odeae.aligned_state(one("linear"), 0.3)) < 1e-30
     # the wrong components: the levels of PCA differ
     p = problem(1, "linear")
-    wrong = eqx.tree_at(
-        lambda s: s.spikes.encoder, odeae.aligned_state(p), np.array([[0.0], [0.0], [2.0]])
-    )
+    state = odeae.aligned_state(p)
+    rows = odeae.Modes(np.array([[0.0], [0.0], [2.0]]), state.spikes.decoder)
+    wrong = dataclasses.replace(state, spikes=rows)
     assert_allclose(residual(p, wrong), 0.5 * (1.0 - 0.3), rtol=1e-13)
 
 
@@ -590,12 +585,12 @@ def test_the_best_decoder_can_be_differentiated():
     state = odeae.aligned_state(p, 0.7, 1.0)  # two equal eigenvalues of G
 
     def at(encoder, function):
-        return function(p, eqx.tree_at(lambda s: s.spikes.encoder, state, encoder))
+        return function(p, eqx.tree_at(lambda s: s.rows.encoder, state, encoder))
 
-    encoder = jnp.asarray(state.spikes.encoder)
+    encoder = jnp.asarray(state.rows.encoder)
     through = jax.jit(jax.grad(lambda w: at(w, residual)))(encoder)
     best = best_decoder(p, state)
-    fixed = jax.jit(jax.grad(lambda w: p.error(eqx.tree_at(lambda s: s.spikes.encoder, best, w))))(
+    fixed = jax.jit(jax.grad(lambda w: p.error(eqx.tree_at(lambda s: s.rows.encoder, best, w))))(
         encoder
     )
     assert_allclose(through, fixed, atol=1e-12)

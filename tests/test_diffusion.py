@@ -519,8 +519,7 @@ def test_an_activation_of_ones_own_has_the_curve_of_its_formulas():
     state = odeae.random_state(erf, seed=1)
     rule = odeae.SGD(lr_decoder=0.25)
     own = odeae.Problem(spectrum, odeae.Autoencoder(2, Steep()), rule)
-    decoders = lambda s: (s.spikes.decoder, s.bulk.decoder)  # noqa: E731
-    half = eqx.tree_at(decoders, state, replace_fn=lambda u: u / 2)
+    half = eqx.tree_at(lambda s: s.rows.decoder, state, replace_fn=lambda u: u / 2)
     assert_allclose(
         odeae.predict(own, half, times, rtol=1e-9).error,
         odeae.predict(erf, state, times, rtol=1e-9).error,

@@ -94,7 +94,8 @@ def solve(lane, times, count=None, rtol=1e-6, atol=None, max_steps=20_000, names
 
 def _explained(equations):
     """Half the largest eigenvalues of each lane, as many as neurons (the bulk's are smaller)."""
-    largest = -np.sort(-equations.inputs.spikes, axis=0)[: equations.network.hidden]
+    spikes = equations.inputs.rho[: equations.inputs.n_spikes]
+    largest = -np.sort(-spikes, axis=0)[: equations.network.hidden]
     return 0.5 * (largest.sum(axis=0) + equations.leading.rest)
 
 
@@ -187,12 +188,12 @@ def test_drift_and_error_of_lanes_are_those_of_each(build):
 
     def both(equations, state, factor):
         network, inputs = equations.network, equations.inputs
-        unknowns = state.unknowns()
-        total = total_overlaps(unknowns, inputs)
+        total = total_overlaps(state, inputs)
         error = generalisation_error(network, total, state.bias, inputs.trace)
-        y = equations.pack(state)
-        again = equations.pack(equations.state(y))
-        return equations.rule.drift(network, inputs, unknowns, factor), total, error, y - again
+        layout = equations.layout
+        y = layout.pack(state)
+        again = layout.pack(layout.unpack(y))
+        return equations.rule.drift(network, inputs, state, factor), total, error, y - again
 
     together = jax.jit(both, compiler_options=FAST)(equations, states, factor)
     each = jax.vmap(both, in_axes=-1, out_axes=-1)
@@ -309,7 +310,7 @@ def solved(base):
 @eqx.filter_jit
 def _alone(equations, state, times, rtol):
     """Solve one problem by diffrax itself: the same pair, control and first step."""
-    y, pair, terms = equations.pack(state), diffrax.Tsit5(), diffrax.ODETerm(vector_field)
+    y, pair, terms = equations.layout.pack(state), diffrax.Tsit5(), diffrax.ODETerm(vector_field)
     end, schedule = times[-1], equations.rule.schedule
     control = StepControl(
         rtol=rtol,
@@ -395,9 +396,9 @@ def test_lanes_agree_with_predict():
 def nasty(lane):
     """Lanes to fear as neighbours: NaN, infinite, huge, very stiff, over budget."""
     n = lane[1].bias.shape[-1]
-    spikes = lane[1].spikes.encoder.copy()
-    spikes[:, :, 0], spikes[:, :, 1 % n], spikes[:, :, 2 % n] = np.nan, np.inf, 1e60
-    lane = eqx.tree_at(lambda lane: lane[1].spikes.encoder, lane, spikes)
+    rows, spikes = lane[1].rows.encoder.copy(), slice(None, lane[1].n_spikes)
+    rows[spikes, :, 0], rows[spikes, :, 1 % n], rows[spikes, :, 2 % n] = np.nan, np.inf, 1e60
+    lane = eqx.tree_at(lambda lane: lane[1].rows.encoder, lane, rows)
     lr = lane[0].rule.lr_encoder.copy()
     lr[3::2] = 1e3
     return eqx.tree_at(lambda lane: lane[0].rule.lr_encoder, lane, lr)
@@ -465,9 +466,9 @@ def test_a_budget_that_just_does(base, solved):
 
 @pytest.mark.parametrize("value", [1e60, 1e200, -1e100])
 def test_huge_rows_have_diverged_at_the_start(base, solved, value):
-    spikes = base[1].spikes.encoder.copy()
-    spikes[1, 0, 5] = value
-    got = run(eqx.tree_at(lambda lane: lane[1].spikes.encoder, base, spikes))
+    rows_of_base = base[1].rows.encoder.copy()
+    rows_of_base[1, 0, 5] = value
+    got = run(eqx.tree_at(lambda lane: lane[1].rows.encoder, base, rows_of_base))
     assert got[1][5] == Status.DIVERGED
     assert got[2][5] == 0.0
     assert np.all(np.isnan(got[0]["error"][5, 1:]))
@@ -477,9 +478,9 @@ def test_huge_rows_have_diverged_at_the_start(base, solved, value):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_rows_that_are_not_finite_have_diverged_at_the_start(base, value):
     # They ended as BUDGET, after as many rounds as the budget has steps; `predict` says DIVERGED.
-    spikes = base[1].spikes.encoder.copy()
-    spikes[1, 0, 5] = value
-    got = run(eqx.tree_at(lambda lane: lane[1].spikes.encoder, base, spikes), max_steps=500)
+    rows_of_base = base[1].rows.encoder.copy()
+    rows_of_base[1, 0, 5] = value
+    got = run(eqx.tree_at(lambda lane: lane[1].rows.encoder, base, rows_of_base), max_steps=500)
     assert got[1][5] == Status.DIVERGED
     assert got[2][5] == 0.0
 

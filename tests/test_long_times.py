@@ -33,7 +33,7 @@ def one_mode():
 
 def excess_of(problem, state):
     leading = leading_modes(problem.spectrum, problem.autoencoder.hidden)
-    return float(excess_error(problem.autoencoder, problem.inputs, leading, state.unknowns()))
+    return float(excess_error(problem.autoencoder, problem.inputs, leading, state))
 
 
 def exactly(rho, multiplicity, w, u, rank):
@@ -72,9 +72,8 @@ def almost_learnt(problem, small, seed=0):
 def test_excess_keeps_its_digits_where_it_is_tiny(small, spikes):
     problem = odeae.Problem(odeae.Spectrum.spiked(spikes, 20, bulk=0.5), odeae.Autoencoder(2))
     state = almost_learnt(problem, small)
-    rows, inputs = state.rows(), problem.inputs
-    rho = np.concatenate([inputs.spikes, inputs.bulk])
-    count = [(x, 1) for x in inputs.spikes] + [(inputs.bulk[0], 17)]
+    rows, rho = state.rows, problem.inputs.rho
+    count = [(x, 1) for x in rho[:3]] + [(rho[3], 17)]
     exact = exactly(rho, count, np.asarray(rows.encoder), np.asarray(rows.decoder), 2)
     got = excess_of(problem, state)
     assert abs(got / exact - 1) < 1e-11
@@ -216,7 +215,7 @@ def test_systems_by_modes_are_those_of_the_whole_jacobian(make):
     equations = equations_of(problem)
     stds = {"decoder_std": 0.3} if problem.autoencoder.tied else {}
     with jax.enable_x64(True):
-        start = equations.pack(odeae.random_state(problem, **stds, seed=1))
+        start = equations.layout.pack(odeae.random_state(problem, **stds, seed=1))
         r, moved = np.random.default_rng(0).standard_normal((2, *start.shape))
         y = start + 0.3 * moved  # biases, too, are at a general place
 

@@ -144,7 +144,7 @@ def test_bins_of_a_wide_bulk_change_the_error_by_less_than_3e_5():
 def test_equal_eigenvalues_lump_exactly():
     lumped = problem()
     alone = odeae.Problem(odeae.Spectrum.from_eigenvalues(RHO, spikes=DIM), lumped.autoencoder)
-    assert len(start(lumped).rows().encoder) == 3 + 12 + 2 * HIDDEN
+    assert len(start(lumped).rows.encoder) == 3 + 12 + 2 * HIDDEN
     got, want = (odeae.predict(p, start(p), TIMES, rtol=1e-10) for p in (lumped, alone))
     for name in ("error", "Q1", "R1", "T1", "T0"):
         assert_allclose(getattr(got, name), getattr(want, name), rtol=0, atol=1e-9)
@@ -157,7 +157,7 @@ def test_cost_does_not_depend_on_the_dimension(caplog):
     with jax.log_compiles():
         for dim in (10**3, 10**6, 10**9):
             p = spiked(dim)
-            state = eqx.tree_at(lambda s: s.spikes, odeae.random_state(p), spikes)
+            state = dataclasses.replace(odeae.random_state(p), spikes=spikes)
             caplog.clear()
             curves.append(odeae.predict(p, state, times, max_steps=160).error)
     assert "Compiling jit(_solve" not in caplog.text  # a dimension is only a number

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
 import odeae
+from odeae.model.layout import columns_of, rows_of
 
 pytestmark = pytest.mark.sampled
 
@@ -264,13 +265,13 @@ def test_the_drift_is_minus_the_gradient_of_the_error(case):
     if case.tied:  # one vector per neuron: its row is what varies
 
         def error(columns, bias):
-            modes = p.autoencoder.modes(columns)
-            return p.error(odeae.State.from_rows(modes, 3, bias))
+            rows = rows_of(p.autoencoder, columns)
+            return p.error(odeae.State(rows=rows, n_spikes=3, bias=bias))
 
-        columns = p.autoencoder.columns(state.rows())
+        columns = columns_of(p.autoencoder, state.rows)
         d_columns, db = jax.grad(error, argnums=(0, 1))(jnp.asarray(columns), state.bias)
         drift = p.drift(state)
-        got = p.autoencoder.columns(drift.rows())
+        got = columns_of(p.autoencoder, drift.rows)
         assert_allclose(got, -rates[1] * d_columns - decay * columns, atol=1e-10)
         assert_allclose(drift.bias, -rates[2] * db, atol=1e-10)
         assert_allclose(drift.spikes.encoder, case.gain * drift.spikes.decoder, atol=1e-14)
@@ -319,7 +320,7 @@ def test_output_bias_of_units_with_another_function():
 def test_neurons_may_be_permuted(case):
     order = np.array([2, 0, 1])
     moved = eqx.tree_at(
-        lambda s: (s.spikes.encoder, s.spikes.decoder, s.bulk.encoder, s.bulk.decoder, s.bias),
+        lambda s: (s.rows.encoder, s.rows.decoder, s.bias),
         case.state,
         replace_fn=lambda x: x[..., order],
     )
@@ -334,7 +335,7 @@ def test_neurons_may_be_permuted(case):
 def test_neurons_of_a_truncated_rule_may_not_be_permuted(name):
     case, order = CASES[name], np.array([2, 0, 1])
     moved = eqx.tree_at(
-        lambda s: (s.spikes.encoder, s.spikes.decoder, s.bulk.encoder, s.bulk.decoder, s.bias),
+        lambda s: (s.rows.encoder, s.rows.decoder, s.bias),
         case.state,
         replace_fn=lambda x: x[..., order],
     )
@@ -346,7 +347,7 @@ def test_neurons_of_a_truncated_rule_may_not_be_permuted(name):
 def test_neurons_of_an_odd_activation_may_change_sign(case):
     sign = np.array([-1.0, 1.0, -1.0])
     moved = eqx.tree_at(
-        lambda s: (s.spikes.encoder, s.spikes.decoder, s.bulk.encoder, s.bulk.decoder, s.bias),
+        lambda s: (s.rows.encoder, s.rows.decoder, s.bias),
         case.state,
         replace_fn=lambda x: x * (sign if x.ndim == 1 else sign[None, :]),
     )

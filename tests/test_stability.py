@@ -1,5 +1,6 @@
 """Fixed points and their spectra: closed forms, the Hessian, finite differences, symmetries."""
 
+import dataclasses
 import itertools
 
 import equinox as eqx
@@ -17,6 +18,7 @@ import odeae.analysis.fixed_points
 from odeae.analysis import linearisation
 from odeae.analysis.fixed_points import FixedPointStatus, fixed_points
 from odeae.analysis.symmetries import symmetry_tangents, turned_rows
+from odeae.model.layout import columns_of
 from odeae.theory.equations import equations_of
 
 pytestmark = pytest.mark.sampled
@@ -41,8 +43,7 @@ def tied(activation="erf", rule=None, rho=RHO):
 def made(problem, w, u):
     """State with these rows (3, 2) on the spikes."""
     empty = odeae.aligned_state(problem)
-    parts = (np.asarray(w, float), np.asarray(u, float))
-    return eqx.tree_at(lambda s: (s.spikes.encoder, s.spikes.decoder), empty, parts)
+    return made_rows(empty, np.asarray(w, float), np.asarray(u, float))
 
 
 SUBSETS = [c for d in range(3) for c in itertools.combinations(range(3), d)]
@@ -164,7 +165,7 @@ def hessian_spectrum(problem, point, rates):
 
 
 def made_rows(state, w, u):
-    return eqx.tree_at(lambda s: (s.spikes.encoder, s.spikes.decoder), state, (w, u))
+    return dataclasses.replace(state, spikes=odeae.Modes(w, u, state.spikes.output))
 
 
 CASES = {
@@ -430,12 +431,12 @@ def test_generators_leave_a_fixed_point_at_rest(name):
     start = odeae.random_state(problem, 0.7, 0.7, bias=0.3 * problem.autoencoder.bias, seed=1)
     point = fixed_points(problem, start)
     equations = equations_of(problem)
-    rows = np.asarray(problem.autoencoder.columns(point.state.rows()))
+    rows = np.asarray(columns_of(problem.autoencoder, point.state.rows))
     columns, pairs, _ = turned_rows(equations, rows, np.arange(3))
     bias = np.asarray(point.state.bias)
     tangents = symmetry_tangents(problem, equations, columns, bias, pairs)
     assert len(tangents) == count
-    y, drift = equations.pack(point.state), eqx.filter_jit(linearisation._drift)
+    y, drift = equations.layout.pack(point.state), eqx.filter_jit(linearisation._drift)
     for tangent in tangents:
         moved = drift(y + 1e-5 * tangent, equations) - drift(y - 1e-5 * tangent, equations)
         assert_allclose(moved / 2e-5, 0.0, atol=1e-6)

@@ -167,7 +167,7 @@ def _same_start(a: State | None, b: State | None, dim: int) -> bool:
     """
 
     def sums(state: State) -> list:
-        rows = state.rows()
+        rows = state.rows
         w, u = np.asarray(rows.encoder) / np.sqrt(dim), np.asarray(rows.decoder)
         return [w.T @ w, u.T @ u, u.T @ w, np.asarray(state.bias)]
 

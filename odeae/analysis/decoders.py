@@ -32,8 +32,7 @@ def best_decoder(problem: Problem, state: State) -> State:
         raise ValueError(
             "`problem` must be untied: tied weights have no decoder of their own to be chosen"
         )
-    unknowns = state.unknowns()
-    rows, total = unknowns.rows, total_overlaps(unknowns, inputs)
+    rows, total = state.rows, total_overlaps(state, inputs)
     q, b = diagonal(total.Q1), state.bias if network.bias else None
     c, G = mean_slope(network.activation, q, b), overlap(network.activation, total.Q1, b)
     mean = mean_output(network.activation, q, b) if network.output_bias else None
@@ -41,9 +40,8 @@ def best_decoder(problem: Problem, state: State) -> State:
         G = G - mean[:, None] * mean[None, :]
     decoder = (inputs.rho[:, None] * c[None, :] * rows.encoder) @ _inverse(G)
     output = None if mean is None else -decoder @ mean
-    return State.from_rows(
-        Modes(jnp.asarray(rows.encoder), decoder, output), inputs.spikes.shape[0], state.bias
-    )
+    rows = Modes(jnp.asarray(rows.encoder), decoder, output)
+    return State(rows=rows, n_spikes=state.n_spikes, bias=state.bias)
 
 
 def _inverse(G):
@@ -65,4 +63,4 @@ def residual(problem: Problem, state: State) -> Float[Real, ""]:
     """
     best, network = best_decoder(problem, state), problem.autoencoder
     leading = leading_modes(problem.spectrum, network.hidden)
-    return excess_error(network, problem.inputs, leading, best.unknowns())
+    return excess_error(network, problem.inputs, leading, best)

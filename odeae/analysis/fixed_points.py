@@ -28,6 +28,7 @@ from odeae.analysis.symmetries import rank_of, symmetry_tangents, turned_rows
 from odeae.base.checks import scalar, whole
 from odeae.base.messages import counted, explains_arguments
 from odeae.base.precision import Real, in_float64, is_traced
+from odeae.model.layout import columns_of
 from odeae.model.leading import bulk_rows
 from odeae.model.problem import Problem, check_state, sizes
 from odeae.model.state import State
@@ -196,7 +197,7 @@ def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> Fi
     """Search from one start and classify what was found."""
     state = check_state(problem, state)
     equations = equations_of(problem)
-    count = equations.pack(state).shape[0]
+    count = equations.layout.pack(state).shape[0]
     if count > _LARGEST:
         raise ValueError(
             f"`problem` must have at most {_LARGEST} coordinates to be linearised, got {count}; "
@@ -211,7 +212,7 @@ def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> Fi
     finite = bool(np.all(np.isfinite(y)) and (np.isfinite(residual) or not resolved))
     small = bool(resolved and residual <= tol * scale)
     status = _status(finite, bool(small or clear), small, bool(spent))
-    found = equations.state(jnp.asarray(y))
+    found = equations.layout.unpack(jnp.asarray(y))
     parts = _classify(problem, wide, found, np.asarray(jacobian), scale)
     return FixedPoint(found, error, residual, status, int(steps), *parts)
 
@@ -235,7 +236,7 @@ def _search(equations: Equations, state: State, moves, tolerance, max_steps: int
     where zeros are not isolated (Yamashita and Fukushima 2001).
     """
     solver = optx.LevenbergMarquardt(rtol=1e-14, atol=1e-4 * tolerance)
-    y0 = equations.pack(state)
+    y0 = equations.layout.pack(state)
     args = (equations, y0, moves)
     solution = optx.root_find(moving_drift, solver, y0, args, max_steps=max_steps, throw=False)
     spent = solution.result == optx.RESULTS.nonlinear_max_steps_reached
@@ -246,8 +247,8 @@ def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndar
     """Eigenvalues and directions of what takes part, and of the bulk's modes without weights."""
     spectrum, network = problem.spectrum, problem.autoencoder
     at = coordinates_of(problem, wide)
-    spikes, own = len(wide.inputs.spikes), bulk_rows(spectrum, network.width)
-    columns = np.asarray(network.columns(state.rows()))
+    spikes, own = state.n_spikes, bulk_rows(spectrum, network.width)
+    columns = np.asarray(columns_of(network, state.rows))
     bins = np.repeat(np.arange(len(own)), own)
     size = np.max(np.abs(columns), axis=1, initial=0.0)
     weights = np.bincount(bins, size[spikes:] > 1e-7 * (1.0 + size.max(initial=0.0)), len(own)) > 0

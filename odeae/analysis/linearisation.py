@@ -1,5 +1,6 @@
 """The drift linearised about a point: its Jacobian, in which coordinates, and eigenvalues."""
 
+import dataclasses
 from typing import NamedTuple
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import numpy as np
 
 from odeae.model.errors import generalisation_error
 from odeae.model.problem import Problem
-from odeae.model.state import Modes, State, Unknowns, field_variances, total_overlaps
+from odeae.model.state import Modes, State, field_variances, total_overlaps
 from odeae.theory.equations import Equations, vector_field
 
 
@@ -30,13 +31,13 @@ def linearise(equations: Equations, y, wide: Equations):
     The Jacobian has a row of zeros for each bin. A search that wants to leave what a Quadrature
     resolves has its steps rejected there and creeps to the border.
     """
-    unknowns, inputs = equations.unknowns(y), equations.inputs
-    total = total_overlaps(unknowns, inputs)
-    error = generalisation_error(equations.network, total, unknowns.bias, inputs.trace)
-    q = field_variances(unknowns, inputs)
+    state, inputs = equations.layout.unpack(y), equations.inputs
+    total = total_overlaps(state, inputs)
+    error = generalisation_error(equations.network, total, state.bias, inputs.trace)
+    q = field_variances(state, inputs)
     resolves, lost = equations.network.activation.resolves, ~jnp.all(jnp.isfinite(q))
     resolved, clear = resolves(q) | lost, resolves(q * (1.0 + _BORDER)) | lost
-    more = wide.inputs.bulk.shape[0] - inputs.bulk.shape[0]
+    more = wide.layout.n_rows - equations.layout.n_rows
 
     def padded(rows):
         return jnp.concatenate([rows, jnp.zeros((more, *rows.shape[1:]))])
@@ -45,7 +46,8 @@ def linearise(equations: Equations, y, wide: Equations):
         drift = _drift(y, wide)
         return drift, drift
 
-    y = wide.vector(Unknowns(jax.tree.map(padded, unknowns.rows), unknowns.bias))
+    rows = jax.tree.map(padded, state.rows)
+    y = wide.layout.pack(dataclasses.replace(state, rows=rows))
     jacobian, drift = jax.jacfwd(with_value, has_aux=True)(y)
     return error, drift, resolved, clear, jacobian
 
@@ -56,8 +58,8 @@ def with_passive_modes(equations: Equations, problem: Problem) -> Equations:
     The linearisation doesn't mix a row of zeros with anything else: it moves in the others' fields.
     """
     bulk = np.asarray(problem.spectrum.bulk) / problem.spectrum.dim
-    bulk = np.concatenate([equations.inputs.bulk, bulk])
-    return eqx.tree_at(lambda e: e.inputs.bulk, equations, bulk)
+    rho = np.concatenate([equations.inputs.rho, bulk])
+    return eqx.tree_at(lambda e: e.inputs.rho, equations, rho)
 
 
 class _Coordinates(NamedTuple):
@@ -70,8 +72,8 @@ class _Coordinates(NamedTuple):
 
 def coordinates_of(problem: Problem, equations: Equations) -> _Coordinates:
     """Return what each entry of the packed rows is: its mode, neuron, path and rate."""
-    inputs, network, rule = equations.inputs, problem.autoencoder, problem.rule
-    rho = np.concatenate([inputs.spikes, inputs.bulk])
+    layout, network, rule = equations.layout, problem.autoencoder, problem.rule
+    rho = np.asarray(equations.inputs.rho)
     lr_w, lr_u, lr_b, lr_0 = (float(rate) for rate in rule.rates(network))
     decay = float(rule.weight_decay)
 
@@ -80,13 +82,13 @@ def coordinates_of(problem: Problem, equations: Equations) -> _Coordinates:
         w, u = (np.broadcast_to(np.reshape(x, (-1, 1)), shape) for x in (encoder, decoder))
         u0 = np.broadcast_to(output, len(rho)) if network.output_bias else None
         rows = Modes(w, u, u0)
-        state = State.from_rows(rows, len(inputs.spikes), np.full(network.hidden, bias))
-        return np.asarray(equations.pack(state))
+        bias = np.full(network.hidden, bias)
+        return np.asarray(layout.pack(State(rows=rows, n_spikes=layout.n_spikes, bias=bias)))
 
     index = np.arange(float(len(rho)))
     row = packed(index, index, index, -1.0).astype(int)
     rate = packed(lr_w, max(lr_w, lr_u) if network.tied else lr_u, lr_0, lr_b)
-    moves = packed(lr_w * (rho + inputs.noise), rate.max(), lr_0, lr_b)
+    moves = packed(lr_w * (rho + equations.inputs.noise), rate.max(), lr_0, lr_b)
     moves = np.where(rate > 0.0, moves, 0.0) + np.where(row >= 0, decay, 0.0)
     return _Coordinates(row, rate, moves <= FLAT * scale_of(problem))
 
@@ -115,8 +117,7 @@ _BORDER = 1e-3
 
 def scale_of(problem: Problem) -> float:
     """Natural size of the drift: the largest rate × the largest ρ̃, plus the decay."""
-    inputs, rule = problem.inputs, problem.rule
-    rho = np.concatenate([inputs.spikes, inputs.bulk])
+    rho, rule = np.asarray(problem.inputs.rho), problem.rule
     rates = [float(rate) for rate in rule.rates(problem.autoencoder)]
     size = max(rates) * float(np.max(rho, initial=0.0)) + float(rule.weight_decay)
     return size if size > 0.0 else 1.0

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeae.model.layout import rows_of
 from odeae.model.problem import Problem
 from odeae.model.state import Modes, State
 from odeae.theory.equations import Equations
@@ -54,7 +55,7 @@ def turned_rows(wide: Equations, columns: np.ndarray, rows: np.ndarray):
         eigenspaces (lists of rows) that have rows of zeros behind the first `width`. Each of the
         zeros turns into a combination of these, which touches no other.
     """
-    rho, width = np.concatenate([wide.inputs.spikes, wide.inputs.bulk]), columns.shape[1]
+    rho, width = np.asarray(wide.inputs.rho), columns.shape[1]
     turned, pairs, idle = np.zeros((len(rho), width)), [], []
     turned[: len(columns)] = columns
     rows = rows[np.argsort(rho[rows], kind="stable")]
@@ -72,8 +73,8 @@ def symmetry_tangents(
     problem: Problem, wide: Equations, columns: np.ndarray, b: np.ndarray, pairs: list
 ) -> np.ndarray:
     """What the generators of the symmetries do to a state, (generators, packed coordinates)."""
-    inputs, network = wide.inputs, problem.autoencoder
-    modes = jax.tree.map(np.asarray, network.modes(jnp.asarray(columns)))
+    network, layout = problem.autoencoder, wide.layout
+    modes = jax.tree.map(np.asarray, rows_of(network, jnp.asarray(columns)))
     w, u, u0 = modes.encoder, modes.decoder, modes.output
     still = np.zeros_like(b)
     none = None if u0 is None else np.zeros_like(u0)
@@ -81,15 +82,16 @@ def symmetry_tangents(
     for n, m in pairs:
         turn = np.zeros_like(columns)
         turn[n], turn[m] = columns[m], -columns[n]
-        changes.append((jax.tree.map(np.asarray, network.modes(turn)), still))
+        changes.append((jax.tree.map(np.asarray, rows_of(network, turn)), still))
     linear, decay = network.activation.symmetry == "linear", float(problem.rule.weight_decay)
     if linear and network.bias and u0 is not None and decay == 0.0:
         nothing = np.zeros_like(u)
         for k in range(network.hidden):
             changes.append((Modes(nothing, nothing, -u[:, k]), np.eye(network.hidden)[k]))
-    still_state = State.from_rows(modes, len(inputs.spikes), still)
-    packed = [np.zeros((0, wide.pack(still_state).shape[0]))]
-    for change, bias in changes:
-        change = wide.pack(State.from_rows(change, len(inputs.spikes), bias))
-        packed.append(np.asarray(change)[None])
-    return np.concatenate(packed)
+
+    def packed(rows, bias):
+        state = State(rows=rows, n_spikes=layout.n_spikes, bias=bias)
+        return np.asarray(layout.pack(state))[None]
+
+    none = packed(modes, still)[:0]
+    return np.concatenate([none, *(packed(*change) for change in changes)])

@@ -12,7 +12,6 @@ from odeae.averages.by_name import as_activation
 from odeae.base.checks import described, flag, scalar, whole
 from odeae.base.messages import explains_arguments, shortened
 from odeae.base.precision import Real, in_float64, is_traced
-from odeae.model.state import Modes
 
 
 class Weights(NamedTuple):
@@ -78,35 +77,6 @@ class Autoencoder(eqx.Module):
         """Independent columns of a mode's row: w and u (only u if tied), and u_0."""
         return self.hidden * (1 if self.tied else 2) + self.output_bias
 
-    def columns(self, modes: Modes) -> Float[Real, "modes width"]:
-        """The independent columns of rows, side by side."""
-        return jnp.concatenate([_matrix(part) for part in self._parts(modes)], axis=1)
-
-    def modes(self, columns: Float[Real, "modes width"]) -> Modes:
-        """Rows of independent columns; a tied encoder is gain × the decoder."""
-        K = self.hidden
-        decoder = columns[:, :K] if self.tied else columns[:, K : 2 * K]
-        encoder = self.gain * decoder if self.tied else columns[:, :K]
-        return Modes(encoder, decoder, columns[:, -1] if self.output_bias else None)
-
-    def pack(self, modes: Modes) -> Float[Real, "numbers *lanes"]:
-        """The same in one vector, matrix by matrix: contiguous ones are faster."""
-        lanes = modes.decoder.shape[2:]
-        return jnp.concatenate([part.reshape(-1, *lanes) for part in self._parts(modes)])
-
-    def unpack(self, vector: Float[Real, "numbers *lanes"], rows: int) -> Modes:
-        """Rows of what `pack` made."""
-        shape = (rows, self.hidden, *vector.shape[1:])
-        n = rows * self.hidden
-        matrices = [vector[i * n : (i + 1) * n].reshape(shape) for i in range(2 - self.tied)]
-        output = vector[len(matrices) * n :] if self.output_bias else None
-        encoder = self.gain * matrices[0] if self.tied else matrices[0]
-        return Modes(encoder, matrices[-1], output)
-
-    def _parts(self, modes: Modes) -> list:
-        parts = [modes.decoder] if self.tied else [modes.encoder, modes.decoder]
-        return parts if modes.output is None else [*parts, modes.output]
-
     @in_float64
     def output(self, weights: Weights, x: Float[Real, "*batch dim"]) -> Float[Real, "*batch dim"]:
         """x̂ of inputs x (…, D), in the basis of the weights."""
@@ -114,7 +84,3 @@ class Autoencoder(eqx.Module):
         fields = x @ W.T / np.sqrt(x.shape[-1])
         output = self.activation(fields + jnp.broadcast_to(b, fields.shape)) @ V
         return output if v0 is None else output + jnp.broadcast_to(v0, output.shape)
-
-
-def _matrix(part):
-    return part if part.ndim == 2 else part[:, None]

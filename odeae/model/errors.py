@@ -9,11 +9,11 @@ from odeae.base.contractions import diagonal, mixed
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.leading import Leading
-from odeae.model.state import Inputs, Overlaps, Unknowns, total_overlaps
+from odeae.model.state import Inputs, Overlaps, State, total_overlaps
 
 
 def excess_error(
-    network: Autoencoder, inputs: Inputs, leading: Leading, unknowns: Unknowns
+    network: Autoencoder, inputs: Inputs, leading: Leading, state: State
 ) -> Float[Real, "*lanes"]:
     """e − e_PCA of rank K (docs/theory.md 8), to the rounding of itself and not of e.
 
@@ -25,8 +25,8 @@ def excess_error(
 
     and half of what other modes than spikes would add to the K largest eigenvalues.
     """
-    total, b = total_overlaps(unknowns, inputs), unknowns.bias if network.bias else None
-    q, rows, rho = diagonal(total.Q1), unknowns.rows, inputs.rho
+    total, b = total_overlaps(state, inputs), state.bias if network.bias else None
+    q, rows, rho = diagonal(total.Q1), state.rows, inputs.rho
     c = mean_slope(network.activation, q, b)
     w, u = c[None] * rows.encoder, rows.decoder
     places = np.arange(rho.shape[0]).reshape(-1, 1, *[1] * (rho.ndim - 1))

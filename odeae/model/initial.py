@@ -11,6 +11,7 @@ from odeae.base.checks import array, close, grain_of, numbers, scalar, whole
 from odeae.base.messages import explains_arguments
 from odeae.base.precision import Real, in_float64, is_traced
 from odeae.model.autoencoder import Autoencoder, Weights
+from odeae.model.layout import columns_of, rows_of
 from odeae.model.leading import bulk_rows
 from odeae.model.problem import Problem, check_state, sizes
 from odeae.model.state import Modes, State
@@ -53,7 +54,7 @@ def random_state(
     exact = np.concatenate(exact)
     drawn = _columns(network, *xp.asarray(draws))
     columns = xp.where(np.isnan(exact), drawn, exact) * stds[None, :]
-    return State.from_rows(network.modes(columns), spikes, _bias(problem, bias))
+    return State(rows=rows_of(network, columns), n_spikes=spikes, bias=_bias(problem, bias))
 
 
 def _draws(seed: Any, counts: list[int], hidden: int) -> Real:
@@ -123,8 +124,8 @@ def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> 
 
     w = on_spikes("encoder", 1.0 if encoder is None else encoder)
     columns = _columns(network, w, on_spikes("decoder", decoder))
-    bulk = network.modes(jnp.zeros((rows, network.width)))
-    return State(network.modes(columns), bulk, jnp.zeros(hidden))
+    columns = jnp.concatenate([columns, jnp.zeros((rows, network.width))])
+    return State(rows=rows_of(network, columns), n_spikes=spikes, bias=jnp.zeros(hidden))
 
 
 @explains_arguments
@@ -145,17 +146,17 @@ def state_from_weights(
     W, V, bias, output = check_weights(problem, W, V, bias, output_bias)
     root = np.sqrt(spectrum.dim)
     modes = Modes(W.T, V.T / root, None if output is None else output / root)
-    columns = network.columns(modes)
+    columns = columns_of(network, modes)
     if spectrum.order is not None:
         columns = columns[spectrum.order]
-    bulk, start = [], spectrum.spikes.shape[0]
+    start = spectrum.spikes.shape[0]
+    parts = [columns[:start]]
     for m, n in zip(spectrum.multiplicity, bulk_rows(spectrum, network.width), strict=True):
         block = columns[start : start + m]
-        bulk.append(block if m == n else _compress(block))
+        parts.append(block if m == n else _compress(block))
         start += m
-    joined = jnp.concatenate([jnp.zeros((0, network.width)), *bulk])
-    spikes = columns[: spectrum.spikes.shape[0]]
-    return State(network.modes(spikes), network.modes(joined), bias)
+    rows = rows_of(network, jnp.concatenate(parts))
+    return State(rows=rows, n_spikes=spectrum.spikes.shape[0], bias=bias)
 
 
 def check_weights(
@@ -220,10 +221,10 @@ def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> W
     state = check_state(problem, state)
     seeds = seed if isinstance(seed, list) else [seed]
     rng = np.random.default_rng([whole("seed", part, at_least=0) for part in seeds])
-    parts = [network.columns(state.spikes)]
-    bulk, start = network.columns(state.bulk), 0
+    rows, start = columns_of(network, state.rows), state.n_spikes
+    parts = [rows[:start]]
     for m, n in zip(spectrum.multiplicity, bulk_rows(spectrum, network.width), strict=True):
-        block = bulk[start : start + n]
+        block = rows[start : start + n]
         start += n
         if m >= network.width:
             isometry, r = np.linalg.qr(rng.standard_normal((m, n)))

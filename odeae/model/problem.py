@@ -80,7 +80,9 @@ class Problem(eqx.Module):
         """What the equations of motion know of the inputs."""
         spectrum, dim = self.spectrum, np.asarray(float(self.spectrum.dim))
         bulk = bulk_eigenvalues(spectrum, self.autoencoder.width)
-        return Inputs(spectrum.spikes, bulk, self.noise / dim, spectrum.trace, dim)
+        xp: Any = jnp if is_traced((spectrum.spikes, bulk)) else np
+        rho = xp.concatenate([spectrum.spikes, bulk])
+        return Inputs(rho, self.noise / dim, spectrum.trace, dim, spectrum.spikes.shape[0])
 
     @in_float64
     def order_parameters(self, state: State) -> OrderParameters:
@@ -117,8 +119,7 @@ def _error(network, inputs, state):
 
 @eqx.filter_jit
 def _drift(rule, network, inputs, state, t):
-    drift = rule.drift(network, inputs, state.unknowns(), rule.factor(t))
-    return drift.state(inputs.spikes.shape[0])
+    return rule.drift(network, inputs, state, rule.factor(t))
 
 
 def sizes(problem: Any) -> tuple[Spectrum, int]:

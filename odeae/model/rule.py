@@ -15,7 +15,7 @@ from odeae.base.contractions import diagonal, lower, mixed, on_diagonal
 from odeae.base.precision import Real, in_float64
 from odeae.model.autoencoder import Autoencoder, Weights
 from odeae.model.gradient_noise import gradient_covariance
-from odeae.model.state import Inputs, Modes, Overlaps, Unknowns, total_overlaps
+from odeae.model.state import Inputs, Modes, Overlaps, State, total_overlaps
 
 
 class MeanField(NamedTuple):
@@ -104,10 +104,8 @@ class AbstractRule(eqx.Module):
             return pairs
         return lower(pairs) if self.feedback == "lower" else jnp.zeros_like(pairs)
 
-    def drift(
-        self, network: Autoencoder, inputs: Inputs, unknowns: Unknowns, factor: Any = 1.0
-    ) -> Unknowns:
-        """Return d(unknowns)/dt: the equations of motion of docs/theory.md 4 and 5.
+    def drift(self, network: Autoencoder, inputs: Inputs, state: State, factor: Any = 1.0) -> State:
+        """Return d(state)/dt: the equations of motion of docs/theory.md 4 and 5.
 
         dw = η_w [ρ̃ c u + ρ̃_in ((2 c_q R − Σ_a m T0 S) w − Σ_a m T0 P w_a)] − κ w
         du = η_v [ρ̃ c w − Σ_a m G u_a] − κ u,  db = η_b [c_b R − Σ_a m T0 B]
@@ -116,8 +114,8 @@ class AbstractRule(eqx.Module):
         decoder part plus s times their encoder part. For SGD with the full gradient, neither
         truncated nor with decay, these are minus the rates times ∂e/∂(w, u, b) (∂e/∂u if tied).
         """
-        rows, bias, added = unknowns
-        total = total_overlaps(unknowns, inputs)
+        rows, bias, added = state.rows, state.bias, state.diffusion
+        total = total_overlaps(state, inputs)
         field = mean_field(rows, inputs.rho, total)
         moved, db, to_w = self.motion(network, inputs, rows, bias, field, factor)
         if added is not None:  # the same map as dw, and what the steps of SGD make anew
@@ -126,7 +124,7 @@ class AbstractRule(eqx.Module):
             lr_w = factor * self.rates(network)[0]
             half = A @ added + 0.5 * lr_w**2 * inputs.noise * made
             added = half + half.T  # symmetric to the last bit
-        return Unknowns(moved, db, added)
+        return State(rows=moved, n_spikes=state.n_spikes, bias=db, diffusion=added)
 
     def motion(
         self,

@@ -1,6 +1,7 @@
 """The state (rows of every mode), and what is derived from it: order parameters and densities."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.base.checks import described
+from odeae.base.checks import described, shown
 from odeae.base.contractions import gram
 from odeae.base.precision import Real
 from odeae.model.leading import bulk_rows
@@ -18,23 +19,22 @@ from odeae.model.spectrum import Spectrum
 Batched = Float[Real, "..."]
 
 
-class Inputs(NamedTuple):
+class Inputs(eqx.Module):
     """What the equations of motion know of the inputs; nothing has the size of D.
 
-    `spikes` (M,) and `bulk` (rows,): scaled eigenvalue ρ̃ = ρ/D of every row of a state. `noise`:
-    s²/D, what a corruption of variance s² adds to each. `trace`: tr Ω/D. `dim`: D.
+    Attributes:
+        rho: (rows,), scaled eigenvalue ρ̃ = ρ/D of every row of a state, spikes first.
+        noise: s²/D, what a corruption of variance s² adds to each ρ̃.
+        trace: tr Ω/D.
+        dim: D.
+        n_spikes: How many of the rows are spikes.
     """
 
-    spikes: Real
-    bulk: Real
+    rho: Real
     noise: Real
     trace: Real
     dim: Real
-
-    @property
-    def rho(self) -> Real:
-        """ρ̃ of all rows, spikes first."""
-        return jnp.concatenate([self.spikes, self.bulk])
+    n_spikes: int = eqx.field(static=True)
 
 
 class Modes(eqx.Module):
@@ -52,19 +52,60 @@ class Modes(eqx.Module):
 
 
 class State(eqx.Module):
-    """What the theory integrates: rows of the spikes, rows of the bulk bins, hidden biases (K,).
+    """What the theory integrates: a row for every mode and the hidden biases (docs/theory.md 2).
 
-    A bin of m modes is represented by at most as many rows as a mode has independent columns (2K
-    for an untied network), with the Gram matrix of the m modes. `diffusion` (K, K): Σ w wᵀ that the
-    noise of the steps has added (docs/theory.md 5), None where that is left out. `time`: where it
-    stands, in steps/D, for a state that a solve ended in; None, which is 0, for a fresh one.
+    The drift is the same for all rows, so they lie in one array, those of the spikes first. A bin
+    of m modes is represented by at most as many rows as a mode has independent columns (2K for an
+    untied network), with the Gram matrix of the m modes. A batch leads with its own axes.
+
+    Args:
+        spikes: Rows of the spikes, M of them.
+        bulk: Rows of the bulk bins.
+        bias: Hidden biases (K,).
+        diffusion: Σ w wᵀ (K, K) that the noise of the steps has added (docs/theory.md 5), None
+            where the noise is left out.
+        time: Where the state stands, in steps/D, if a solve ended in it; None, which is 0, for a
+            fresh state.
+        rows: All rows instead of `spikes` and `bulk`, the first `n_spikes` of them spikes.
+        n_spikes: Goes with `rows`.
     """
 
-    spikes: Modes
-    bulk: Modes
+    rows: Modes
     bias: Batched
-    diffusion: Batched | None = None
-    time: Batched | None = None
+    diffusion: Batched | None
+    time: Batched | None
+    n_spikes: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        spikes: Modes | None = None,
+        bulk: Modes | None = None,
+        bias: Batched | None = None,
+        diffusion: Batched | None = None,
+        time: Batched | None = None,
+        *,
+        rows: Modes | None = None,
+        n_spikes: int | None = None,
+    ):
+        if rows is None or spikes is not None or bulk is not None:
+            whole = None if rows is None or n_spikes is None else (rows, n_spikes)
+            spikes = _part("spikes", spikes, whole)
+            bulk = _part("bulk", bulk, whole)
+            rows, n_spikes = _joined(spikes, bulk), np.shape(spikes.decoder)[-2]
+        if bias is None or n_spikes is None:
+            raise ValueError(f"`{'bias' if bias is None else 'n_spikes'}` must be given, got None")
+        self.rows, self.n_spikes = rows, n_spikes
+        self.bias, self.diffusion, self.time = bias, diffusion, time
+
+    @property
+    def spikes(self) -> Modes:
+        """Rows of the spikes, (…, M, K)."""
+        return _cut(self.rows, slice(None, self.n_spikes))
+
+    @property
+    def bulk(self) -> Modes:
+        """Rows of the bulk bins, (…, rows, K)."""
+        return _cut(self.rows, slice(self.n_spikes, None))
 
     @property
     def start(self) -> Real:
@@ -73,42 +114,50 @@ class State(eqx.Module):
 
     def without_time(self) -> "State":
         """The same as a fresh state, for which programs are compiled that know no time."""
-        return State(self.spikes, self.bulk, self.bias, self.diffusion)
+        return dataclasses.replace(self, time=None)
 
-    __repr__ = described
-
-    def unknowns(self) -> "Unknowns":
-        """The same with the rows of spikes and bulk in one."""
-        return Unknowns(self.rows(), self.bias, self.diffusion)
-
-    @classmethod
-    def from_rows(
-        cls,
-        rows: Modes,
-        spikes: int,
-        bias: Float[Real, "hidden *lanes"],
-        diffusion: Float[Real, "hidden hidden"] | None = None,
-    ) -> "State":
-        """State of all rows, the first `spikes` of which are spikes."""
-        first = jax.tree.map(lambda row: row[:spikes], rows)
-        rest = jax.tree.map(lambda row: row[spikes:], rows)
-        return cls(first, rest, bias, diffusion)
-
-    def rows(self) -> Modes:
-        """All rows, spikes first: the drift is the same for both."""
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), self.spikes, self.bulk)
+    def __repr__(self):
+        names = ("spikes", "bulk", "bias", "diffusion", "time")
+        return f"State({', '.join(f'{name}={shown(getattr(self, name))}' for name in names)})"
 
 
-class Unknowns(NamedTuple):
-    """A state whose rows are not divided, spikes first: what the equations of motion are about."""
+def _part(name: str, given: Modes | None, whole: tuple[Modes, int] | None) -> Modes:
+    """The rows of one part, if need be cut from all rows and the number of spikes."""
+    if given is not None:
+        return given
+    if whole is None:
+        raise ValueError(f"`{name}` must be given, got None")
+    rows, n = whole
+    return _cut(rows, slice(None, n) if name == "spikes" else slice(n, None))
 
-    rows: Modes
-    bias: Batched
-    diffusion: Batched | None = None
 
-    def state(self, spikes: int) -> State:
-        """State of these, the first `spikes` rows of which are spikes."""
-        return State.from_rows(self.rows, spikes, self.bias, self.diffusion)
+def _joined(first: Modes, second: Modes) -> Modes:
+    """Rows of two parts in one; NumPy's where both are."""
+    parts = [
+        None if a is None else (a, b, axis)
+        for a, b, axis in (
+            (first.encoder, second.encoder, -2),
+            (first.decoder, second.decoder, -2),
+            (first.output, second.output, -1),
+        )
+    ]
+    return Modes(*(None if x is None else _concatenated(*x) for x in parts))
+
+
+def _concatenated(a: Any, b: Any, axis: int) -> Real:
+    xp: Any = jnp if isinstance(a, jax.Array) or isinstance(b, jax.Array) else np
+    return xp.concatenate([a, b], axis=axis)
+
+
+def _cut(rows: Modes, part: slice) -> Modes:
+    """Some of the rows, of states whose batch axes lead."""
+    if not hasattr(rows.decoder, "ndim"):  # what eqx.tree_at puts into its place
+        raise TypeError(
+            "`spikes` and `bulk` are views of a State's rows, which tree_at can't replace; write "
+            "dataclasses.replace(state, spikes=odeae.Modes(encoder, decoder))"
+        )
+    output = None if rows.output is None else rows.output[..., part]
+    return Modes(rows.encoder[..., part, :], rows.decoder[..., part, :], output)
 
 
 class OutputOverlaps(eqx.Module):
@@ -186,21 +235,24 @@ def overlaps(modes: Modes, rho: Float[Real, "modes *lanes"], inputs: Inputs) -> 
 
 
 def order_parameters(state: State, inputs: Inputs) -> OrderParameters:
-    """Order parameters of a state, split into spikes and bulk."""
-    spikes = overlaps(state.spikes, inputs.spikes, inputs)
-    bulk = overlaps(state.bulk, inputs.bulk, inputs)
-    return OrderParameters(spikes, _with_diffusion(bulk, state.diffusion, inputs))
+    """Order parameters of a state (or of lanes, their axis last), split into spikes and bulk."""
+    n = inputs.n_spikes
+
+    def part(rows):
+        return overlaps(jax.tree.map(lambda x: x[rows], state.rows), inputs.rho[rows], inputs)
+
+    bulk = _with_diffusion(part(slice(n, None)), state.diffusion, inputs)
+    return OrderParameters(part(slice(None, n)), bulk)
 
 
-def total_overlaps(unknowns: Unknowns, inputs: Inputs) -> Overlaps:
-    """`order_parameters(...).total()`, at half the cost: that of all rows at once."""
-    total = overlaps(unknowns.rows, inputs.rho, inputs)
-    return _with_diffusion(total, unknowns.diffusion, inputs)
+def total_overlaps(state: State, inputs: Inputs) -> Overlaps:
+    """`order_parameters(...).total()` at half the cost, from all rows at once."""
+    return _with_diffusion(overlaps(state.rows, inputs.rho, inputs), state.diffusion, inputs)
 
 
-def field_variances(unknowns: Unknowns, inputs: Inputs) -> Float[Real, " hidden"]:
+def field_variances(state: State, inputs: Inputs) -> Float[Real, " hidden"]:
     """The diagonal of Q1, at the cost of a vector."""
-    q, added = (inputs.rho + inputs.noise) @ jnp.square(unknowns.rows.encoder), unknowns.diffusion
+    q, added = (inputs.rho + inputs.noise) @ jnp.square(state.rows.encoder), state.diffusion
     return q if added is None else q + inputs.noise * jnp.diagonal(added)
 
 

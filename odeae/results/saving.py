@@ -22,11 +22,10 @@ from odeae.base.files import (
 )
 from odeae.base.messages import nearest, shortened
 from odeae.base.version import __version__
-from odeae.model.autoencoder import Weights
 from odeae.model.spectrum import Spectrum
 from odeae.results.restoring import Contradiction, restored_problem, unchecked
 from odeae.results.trajectory import Trajectory
-from odeae.results.variables import PARTS, STORED
+from odeae.results.variables import ARGUMENTS, PARTS, STORED
 
 if TYPE_CHECKING:
     import xarray
@@ -257,12 +256,12 @@ def _assembled(kind: type, where: str, values: dict[str, Any]) -> Any:
 
     Takes what it uses out of `values`.
     """
-    if dataclasses.is_dataclass(kind):
+    if kind in ARGUMENTS:
+        needed, optional = ARGUMENTS[kind]
+        default = dict.fromkeys((*needed, *optional))
+    else:
         default = {f.name: f.default for f in dataclasses.fields(kind)}
         needed = {name for name, value in default.items() if value is dataclasses.MISSING}
-    else:  # Weights, a NamedTuple
-        default = dict.fromkeys(Weights._fields)
-        needed = set(default) - set(Weights._field_defaults)
     parts, found = PARTS.get(kind, {}), {}
     for name in default:
         if name in parts:
@@ -276,4 +275,4 @@ def _assembled(kind: type, where: str, values: dict[str, Any]) -> Any:
         raise Contradiction(f"it lacks {', '.join(missing)}")
     if not found:
         return None
-    return kind(**found) if kind is Weights else unchecked(kind, **(default | found))
+    return kind(**found) if kind in ARGUMENTS else unchecked(kind, **(default | found))

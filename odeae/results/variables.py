@@ -147,3 +147,10 @@ PARTS: dict[type, dict[str, type]] = {
     Checkpoint: {"weights": Weights},
     State: {"spikes": Modes, "bulk": Modes},
 }
+
+
+# The arguments, needed and optional, of classes that are made by a call and not field by field.
+ARGUMENTS: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Weights: (("encoder", "decoder", "bias"), ("output_bias",)),
+    State: (("spikes", "bulk", "bias"), ("diffusion", "time")),
+}

@@ -1,5 +1,6 @@
 """Online SGD at finite D: what the theory is the limit of, measured in the theory's units."""
 
+import dataclasses
 import json
 import os
 import time
@@ -23,7 +24,7 @@ from odeae.model.errors import generalisation_error
 from odeae.model.problem import Problem, leading_spikes, sizes
 from odeae.model.rule import AbstractRule
 from odeae.model.schedules import check_schedule
-from odeae.model.state import HUGE, Components, Modes, OrderParameters, State, overlaps
+from odeae.model.state import HUGE, Components, Modes, State, order_parameters
 from odeae.results.checkpoint import Checkpoint
 from odeae.results.trajectory import Trajectory, settings_json
 from odeae.simulation.resuming import about_runs, check_same_runs, drawn_weights, given_weights
@@ -67,30 +68,27 @@ def _advance(rule: AbstractRule, network, weights, x, scale, noise, deviation, f
 
 
 @eqx.filter_jit
-def _measure(network: Autoencoder, weights, inputs, is_spike, leading, basis, test):
-    """Order parameters, error, held-out error and rows of the leading spikes of every run."""
-    rho, dim = inputs.spikes, inputs.spikes.shape[0]
+def _measure(network: Autoencoder, weights, inputs, order, leading, basis, test):
+    """Order parameters, error, held-out error and rows of the leading spikes of every run.
+
+    `inputs` have a row for each mode, `order` says which eigenvalue, as given, each mode is.
+    """
+    dim = inputs.rho.shape[0]
 
     def one(weights, target, given):
         W, V, b, v0 = weights
         if basis is not None:
             W, V = W @ basis, V @ basis
             v0 = None if v0 is None else v0 @ basis
-        modes = Modes(W.T, V.T / np.sqrt(dim), None if v0 is None else v0 / np.sqrt(dim))
-
-        def part(mask):  # T0 has no factor ρ̃, so modes are masked, not eigenvalues
-            def masked(row):
-                return row * mask.reshape(-1, *[1] * (row.ndim - 1))
-
-            return overlaps(jax.tree.map(masked, modes), rho, inputs)
-
-        split = OrderParameters(part(is_spike), part(1.0 - is_spike))
+        rows = Modes(W.T, V.T / np.sqrt(dim), None if v0 is None else v0 / np.sqrt(dim))
+        rows = jax.tree.map(lambda x: x[order], rows)
+        split = order_parameters(State(rows=rows, n_spikes=inputs.n_spikes, bias=b), inputs)
         error = generalisation_error(network, split.total(), b, inputs.trace)
         gap = target - network.output(weights, given)
         test = jnp.mean(jnp.sum(jnp.square(gap), axis=1)) / (2.0 * dim)
         along = None
         if leading is not None:
-            along = Components(modes.encoder[leading], modes.decoder[leading])
+            along = Components(rows.encoder[leading], rows.decoder[leading])
         return split, error, test, along
 
     return jax.lax.map(lambda args: one(*args), (weights, *test))
@@ -215,13 +213,9 @@ def simulate(
     else:
         source = RealInputs(problem, seed, runs, test_samples, rows, resample, int(steps[-1]))
 
-    is_spike = np.zeros(dim)
     order = np.arange(dim) if spectrum.order is None else spectrum.order
-    is_spike[order[: spectrum.spikes.shape[0]]] = 1.0
-    leading = leading_spikes(problem)
-    leading = None if leading is None else order[leading]
-    rho = spectrum.eigenvalues() / dim
-    inputs = problem.inputs._replace(spikes=rho, bulk=np.zeros(0), trace=rho.sum())
+    leading, rho = leading_spikes(problem), spectrum.eigenvalues() / dim
+    inputs = dataclasses.replace(problem.inputs, rho=rho[order], trace=rho.sum())
     keys, length = np.arange(runs), block_length(dim)
     deviation, noise = np.sqrt(problem.noise), None
     test = (source.test, source.test)
@@ -230,7 +224,7 @@ def simulate(
         test = (source.test, source.test + deviation * corruption)
 
     def measured(step: int, now: Weights) -> tuple:
-        values = _measure(network, now, inputs, is_spike, leading, basis, test)
+        values = _measure(network, now, inputs, order, leading, basis, test)
         return step, now.bias, values
 
     def trajectory(saves: list[tuple], step: int, now: Weights) -> Trajectory:

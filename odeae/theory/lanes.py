@@ -81,8 +81,8 @@ def lane_field(_, y, here: Here):
     equations, rule, factor = here.equations, here.equations.rule, 1.0
     if rule.schedule is not None:
         factor = jax.vmap(lambda schedule, t: schedule(t), in_axes=(-1, 0))(rule.schedule, here.t)
-    unknowns = equations.unknowns(y)
-    return equations.vector(rule.drift(equations.network, equations.inputs, unknowns, factor))
+    layout = equations.layout
+    return layout.pack(rule.drift(equations.network, equations.inputs, layout.unpack(y), factor))
 
 
 class Lanes(diffrax.AbstractSolver):

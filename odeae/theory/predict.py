@@ -1,5 +1,6 @@
 """The theory: one problem and one state in, one curve out, through diffrax."""
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -16,13 +17,9 @@ from odeae.model.gradient_noise import refusal
 from odeae.model.problem import Problem, check_state, leading_spikes
 from odeae.model.schedules import check_schedule
 from odeae.model.spectrum import Spectrum
-from odeae.model.state import (
-    State,
-)
+from odeae.model.state import State
 from odeae.results.trajectory import Trajectory, settings_json
-from odeae.theory.equations import (
-    equations_of,
-)
+from odeae.theory.equations import equations_of
 from odeae.theory.regime import warn_outside
 from odeae.theory.strategy import MAX_STEPS, check_solver, solved_by_strategy
 
@@ -119,7 +116,7 @@ def predict(
     begin = state
     if diffusion and state.diffusion is None:
         none = np.zeros((problem.autoencoder.hidden,) * 2)
-        begin = State(state.spikes, state.bulk, state.bias, none, state.time)
+        begin = dataclasses.replace(state, diffusion=none)
     times = save_times(times)
     start = start_of(state, start_time, times)
     rtol = scalar("rtol", rtol, above=0.0)
@@ -156,12 +153,7 @@ def predict(
         components=done.components,
         above_pca=done.excess,
         initial=state,
-        final=eqx.tree_at(
-            lambda s: s.time,
-            equations.state(done.last),
-            done.last_time,
-            is_leaf=lambda x: x is None,
-        ),
+        final=dataclasses.replace(equations.layout.unpack(done.last), time=done.last_time),
         settings=settings_json(
             rtol=rtol,
             atol=atol,

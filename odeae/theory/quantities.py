@@ -13,13 +13,13 @@ QUANTITIES = ("error", "excess", "error_clean", "Q1", "R1", "T1", "T0", "Q0", "b
 
 def quantities(names: tuple[str, ...], equations: Equations, y: Real) -> dict[str, Real]:
     """The error and what else `names` says at rows y, of one problem or of lanes."""
-    unknowns = equations.unknowns(y)
-    total = total_overlaps(unknowns, equations.inputs)
-    values = named_quantities(names, equations, total, unknowns.bias)
+    state = equations.layout.unpack(y)
+    total = total_overlaps(state, equations.inputs)
+    values = named_quantities(names, equations, total, state.bias)
     if "excess" in names:
         assert equations.leading is not None
         values["excess"] = excess_error(
-            equations.network, equations.inputs, equations.leading, unknowns
+            equations.network, equations.inputs, equations.leading, state
         )
     return values
 

@@ -27,7 +27,7 @@ FEWEST_SLOTS, MOST_SLOTS = 16, 64
 
 def _begin(equations: Equations, state: State, start, common: Common, atol, pair, measure):
     """One lane at t = `start`: its rows, and where it stands."""
-    y, end = equations.pack(state), common.times[-1]
+    y, end = equations.layout.pack(state), common.times[-1]
     if atol is None:
         atol = SMALLEST * common.rtol
     terms = diffrax.ODETerm(vector_field)
@@ -181,11 +181,10 @@ def solve_lane(
 def in_lanes(equations: Equations, solver: Any) -> bool:
     """Whether such problems are solved side by side: small ones with closed averages."""
     network, rule = equations.network, equations.rule
-    rows = equations.inputs.spikes.shape[0] + equations.inputs.bulk.shape[0]
     return (
         type(solver) is diffrax.Tsit5
         and network.hidden <= 8
-        and rows * network.width <= NUMBERS // 8
+        and equations.layout.numbers <= NUMBERS // 8
         and network.activation.by_lanes
         and getattr(rule.schedule, "jumps", None) is None
         and not equations.diffusion
@@ -196,6 +195,5 @@ def _slots(equations: Equations, n: int) -> int:
     """How many lanes are in work at once: whole vectors, as last bits would depend on parts."""
     if jax.default_backend() != "cpu":
         return -(-n // FEWEST_SLOTS) * FEWEST_SLOTS
-    rows = equations.inputs.spikes.shape[0] + equations.inputs.bulk.shape[0]
-    fit = NUMBERS // (rows * equations.network.width)
+    fit = NUMBERS // equations.layout.numbers
     return min(MOST_SLOTS, max(FEWEST_SLOTS, 1 << (fit.bit_length() - 1)))

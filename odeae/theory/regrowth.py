@@ -6,11 +6,14 @@ the smallest squares of double precision, or below what an implicit solver follo
 map has a growing direction afterwards, the curve can't be trusted from then on.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeae.model.layout import columns_of, rows_of
 from odeae.model.rule import MeanField
 from odeae.model.state import Overlaps
 from odeae.theory.equations import Equations
@@ -24,16 +27,16 @@ _FACTOR, _SEEN = 10.0, 1e-20
 def _maps(equations: Equations, total: Overlaps, bias, times):
     """The linear map of every row at every time, (T, N, width, width)."""
     network, rule, width = equations.network, equations.rule, equations.network.width
-    unit = network.modes(jnp.eye(width))
+    unit = rows_of(network, jnp.eye(width))
 
     def at_time(total, bias, t):
         output = None if total.output is None else total.output.T0[:-1]
         field = MeanField(total.Q1, total.T0, jnp.diagonal(total.R1), output)
 
         def of_row(rho):
-            inputs = equations.inputs._replace(spikes=jnp.full(width, rho), bulk=jnp.zeros(0))
+            inputs = dataclasses.replace(equations.inputs, rho=jnp.full(width, rho))
             moved, _, _ = rule.motion(network, inputs, unit, bias, field, rule.factor(t))
-            return network.columns(moved).T
+            return columns_of(network, moved).T
 
         return jax.vmap(of_row)(equations.inputs.rho)
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from odeae.base.precision import Real
 from odeae.model.autoencoder import Autoencoder
+from odeae.model.layout import columns_of, rows_of
 from odeae.model.rule import MeanField, mean_field
-from odeae.model.state import Unknowns, overlaps
+from odeae.model.state import State, overlaps
 from odeae.theory.equations import Equations
 from odeae.theory.rosenbrock import whole_matrix
 
@@ -44,9 +45,7 @@ def implicit_steps_pay(equations: Equations) -> bool:
 
 def _sizes(equations: Equations) -> tuple[int, int]:
     """How many numbers the rows have, and the mean field."""
-    network, inputs = equations.network, equations.inputs
-    modes = inputs.spikes.shape[0] + inputs.bulk.shape[0]
-    return modes * network.width, _field_numbers(network)
+    return equations.layout.numbers, _field_numbers(equations.network)
 
 
 def _field_numbers(network: Autoencoder) -> int:
@@ -64,7 +63,8 @@ def by_modes(vf: Any, t: Any, y: Real, equations: Equations, shift: Any) -> Call
     from where it takes them.
     """
     network, inputs, rule = equations.network, equations.inputs, equations.rule
-    unknowns, factor = equations.unknowns(y), rule.factor(t)
+    layout, factor = equations.layout, rule.factor(t)
+    state = layout.unpack(y)
     K, m, rho = network.hidden, network.width, inputs.rho
     N, p = rho.shape[0], _field_numbers(network)
     q = p + K * network.bias
@@ -75,7 +75,7 @@ def by_modes(vf: Any, t: Any, y: Real, equations: Equations, shift: Any) -> Call
 
     def sums(x):
         """The mean field as a vector."""
-        rows = network.modes(x)
+        rows = rows_of(network, x)
         field = mean_field(rows, rho, overlaps(rows, rho, inputs))
         parts = [field.Q1[pairs], field.T0[pairs], field.R]
         return jnp.concatenate(parts if field.output is None else [*parts, field.output])
@@ -84,11 +84,11 @@ def by_modes(vf: Any, t: Any, y: Real, equations: Equations, shift: Any) -> Call
         """d(columns)/dt and d(bias)/dt, s the mean field and biases."""
         Q1, T0, R, output, bias = jnp.split(s, [count, 2 * count, 2 * count + K, p])
         field = MeanField(Q1[place], T0[place], R, output if network.output_bias else None)
-        moved, db, _ = rule.motion(network, inputs, network.modes(x), bias, field, factor)
-        return network.columns(moved), db
+        moved, db, _ = rule.motion(network, inputs, rows_of(network, x), bias, field, factor)
+        return columns_of(network, moved), db
 
-    x = network.columns(unknowns.rows)
-    s = jnp.concatenate([sums(x), unknowns.bias])
+    x = columns_of(network, state.rows)
+    s = jnp.concatenate([sums(x), state.bias])
 
     def along(column):  # of all modes at once, as in a given mean field none feels another
         direction = jnp.broadcast_to(column, x.shape)
@@ -109,13 +109,14 @@ def by_modes(vf: Any, t: Any, y: Real, equations: Equations, shift: Any) -> Call
     factors = jax.scipy.linalg.lu_factor(matrix)
 
     def solve(r):
-        given = equations.unknowns(r)
-        z = (inverse @ network.columns(given.rows)[..., None])[..., 0]
+        given = layout.unpack(r)
+        z = (inverse @ columns_of(network, given.rows)[..., None])[..., 0]
         right = jax.jvp(sums, (x,), (z,))[1]
         if network.bias:
             right = jnp.concatenate([right, given.bias])
         ds = jax.scipy.linalg.lu_solve(factors, right)
         bias = ds[p:] if network.bias else given.bias
-        return equations.vector(Unknowns(network.modes(z + Z @ ds), bias))
+        rows = rows_of(network, z + Z @ ds)
+        return layout.pack(State(rows=rows, n_spikes=state.n_spikes, bias=bias))
 
     return solve

@@ -40,19 +40,17 @@ class Solution(NamedTuple):
 
 def measure(equations: Equations, y) -> tuple:
     """What a Solution begins with, at rows y; but for densities also of lanes."""
-    state, inputs = equations.state(y), equations.inputs
+    state, inputs = equations.layout.unpack(y), equations.inputs
     saved = along = None
     if equations.bins is not None:
         saved = densities(state, equations.bins, equations.network.width)
     if equations.components is not None:
         which = equations.components[:, None]
-        w, u = state.spikes.encoder, state.spikes.decoder
+        w, u = state.rows.encoder, state.rows.decoder
         along = Components(*(jnp.take_along_axis(x, which, axis=0) for x in (w, u)))
     above = jnp.nan
     if equations.leading is not None:
-        above = excess_error(
-            equations.network, equations.inputs, equations.leading, equations.unknowns(y)
-        )
+        above = excess_error(equations.network, inputs, equations.leading, state)
     parameters = order_parameters(state, inputs)
     error = generalisation_error(equations.network, parameters.total(), state.bias, inputs.trace)
     sizes = mode_sizes(equations, jnp.abs(y)) if _is_small(y) else None
@@ -92,7 +90,7 @@ def _whole(t, y, equations: Equations):
 
 
 def _stop(t, y, equations: Equations, **kwargs):
-    q = field_variances(equations.unknowns(y), equations.inputs)
+    q = field_variances(equations.layout.unpack(y), equations.inputs)
     # A step can't end where the averages are not resolved, so stop just before.
     return ~equations.network.activation.resolves(1.001 * q) | is_huge(y)
 

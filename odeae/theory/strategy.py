@@ -39,7 +39,7 @@ FOLLOWED = 1e-3
 
 @eqx.filter_jit
 def _solve(equations, state, start, times, rtol, atol, *how) -> Solution:
-    return solve_one(equations, equations.pack(state), start, times, rtol, atol, *how)
+    return solve_one(equations, equations.layout.pack(state), start, times, rtol, atol, *how)
 
 
 @eqx.filter_jit
@@ -92,7 +92,7 @@ def solve_each(
 
     def one(lane):
         equations, state = lane
-        rows, start = equations.pack(state), state.start
+        rows, start = equations.layout.pack(state), state.start
         done = solve_one(equations, rows, start, times, rtol, atol, solver, max_steps)
         before, after = (mode_sizes(equations, jnp.abs(y)) for y in (rows, done.last))
         lost = jnp.any((before >= LOST) & (after < LOST))
