@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from odeae.base.checks import described, shown
 from odeae.base.contractions import gram
+from odeae.base.messages import shortened
 from odeae.base.precision import Real
 from odeae.model.leading import bulk_rows
 from odeae.model.spectrum import Spectrum
@@ -123,30 +124,35 @@ class State(eqx.Module):
 
 def _part(name: str, given: Modes | None, whole: tuple[Modes, int] | None) -> Modes:
     """The rows of one part, if need be cut from all rows and the number of spikes."""
-    if given is not None:
-        return given
-    if whole is None:
-        raise ValueError(f"`{name}` must be given, got None")
-    rows, n = whole
-    return _cut(rows, slice(None, n) if name == "spikes" else slice(n, None))
+    if given is None and whole is not None:
+        rows, n = whole
+        return _cut(rows, slice(None, n) if name == "spikes" else slice(n, None))
+    if not isinstance(given, Modes):
+        raise ValueError(f"`{name}` must be odeae Modes, got {shortened(given)}")
+    return given
 
 
-def _joined(first: Modes, second: Modes) -> Modes:
-    """Rows of two parts in one; NumPy's where both are."""
-    parts = [
-        None if a is None else (a, b, axis)
-        for a, b, axis in (
-            (first.encoder, second.encoder, -2),
-            (first.decoder, second.decoder, -2),
-            (first.output, second.output, -1),
-        )
-    ]
-    return Modes(*(None if x is None else _concatenated(*x) for x in parts))
+def _joined(spikes: Modes, bulk: Modes) -> Modes:
+    """Rows of two parts in one array each; NumPy's where both are."""
+    return Modes(
+        _concatenated("encoder", spikes.encoder, bulk.encoder, -2),
+        _concatenated("decoder", spikes.decoder, bulk.decoder, -2),
+        None
+        if spikes.output is None and bulk.output is None
+        else _concatenated("output", spikes.output, bulk.output, -1),
+    )
 
 
-def _concatenated(a: Any, b: Any, axis: int) -> Real:
+def _concatenated(name: str, a: Any, b: Any, axis: int) -> Real:
     xp: Any = jnp if isinstance(a, jax.Array) or isinstance(b, jax.Array) else np
-    return xp.concatenate([a, b], axis=axis)
+    try:
+        return xp.concatenate([a, b], axis=axis)
+    except (ValueError, TypeError) as error:
+        shapes = ["None" if x is None else np.shape(x) for x in (a, b)]
+        raise ValueError(
+            f"`spikes.{name}` and `bulk.{name}` must be rows of the same neurons, got shapes "
+            f"{shapes[0]} and {shapes[1]}"
+        ) from error
 
 
 def _cut(rows: Modes, part: slice) -> Modes:
