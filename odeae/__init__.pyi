@@ -64,6 +64,7 @@ from .plotting.neurons import plot_neurons as plot_neurons
 from .plotting.plateaus import plot_plateaus as plot_plateaus
 from .plotting.spectra import plot_spectrum as plot_spectrum
 from .plotting.sweeps import plot_sweep as plot_sweep
+from .results.aligned import AlignedTrajectory as AlignedTrajectory
 from .results.checkpoint import Checkpoint as Checkpoint
 from .results.saving import load as load
 from .results.saving import save_all as save_all
@@ -71,7 +72,6 @@ from .results.trajectory import Trajectory as Trajectory
 from .simulation.sgd import simulate as simulate
 from .sweeps.store import open_sweep as open_sweep
 from .sweeps.sweep import sweep as sweep
-from .theory.aligned import AlignedTrajectory as AlignedTrajectory
 from .theory.aligned import predict_aligned as predict_aligned
 from .theory.ensemble import ensemble as ensemble
 from .theory.predict import predict as predict

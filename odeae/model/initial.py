@@ -109,7 +109,7 @@ def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> 
     spikes. Source: paper App. C, docs/theory.md 8.
     """
     (spectrum, hidden), network = sizes(problem), problem.autoencoder
-    spikes, rows = spectrum.spikes.shape[0], sum(bulk_rows(spectrum, network.width))
+    spikes = spectrum.spikes.shape[0]
     if hidden > spikes:
         raise ValueError(
             f"an aligned state needs one spike per neuron: got {hidden} neurons and {spikes} "
@@ -118,14 +118,22 @@ def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> 
     if network.tied and encoder is not None:
         raise ValueError("`encoder` must not be given for tied weights: give `decoder`")
 
-    def on_spikes(name, value):
-        value = _per_neuron(name, value, hidden)
-        return jnp.zeros((spikes, hidden)).at[:hidden].set(jnp.diag(value))
+    encoder = _per_neuron("encoder", 1.0 if encoder is None else encoder, hidden)
+    return state_on_spikes(problem, encoder, _per_neuron("decoder", decoder, hidden))
 
-    w = on_spikes("encoder", 1.0 if encoder is None else encoder)
-    columns = _columns(network, w, on_spikes("decoder", decoder))
-    columns = jnp.concatenate([columns, jnp.zeros((rows, network.width))])
-    return State(rows=rows_of(network, columns), n_spikes=spikes, bias=jnp.zeros(hidden))
+
+def state_on_spikes(problem: Problem, encoder: Real, decoder: Real, bias: Any = None) -> State:
+    """State with w_k = `encoder`[k] and u_k = `decoder`[k] on spike k, nothing elsewhere; (K,)."""
+    spectrum, network = problem.spectrum, problem.autoencoder
+    hidden, spikes = network.hidden, spectrum.spikes.shape[0]
+    count = spikes + sum(bulk_rows(spectrum, network.width))
+
+    def on_spikes(value):
+        return jnp.zeros((count, hidden)).at[:hidden].set(jnp.diag(value))
+
+    columns = _columns(network, on_spikes(encoder), on_spikes(decoder))
+    bias = jnp.zeros(hidden) if bias is None else bias
+    return State(rows=rows_of(network, columns), n_spikes=spikes, bias=bias)
 
 
 @explains_arguments

@@ -84,6 +84,12 @@ class Problem(eqx.Module):
         rho = xp.concatenate([spectrum.spikes, bulk])
         return Inputs(rho, self.noise / dim, spectrum.trace, dim, spectrum.spikes.shape[0])
 
+    def without_basis(self) -> "Problem":
+        """The same problem without what has the size of D: eigenvectors, mean, given order."""
+        spectrum = self.spectrum
+        bare = Spectrum(spectrum.spikes, spectrum.bulk, spectrum.multiplicity)
+        return eqx.tree_at(lambda p: p.spectrum, self, bare)
+
     @in_float64
     def order_parameters(self, state: State) -> OrderParameters:
         """Order parameters of a state, split into spikes and bulk."""

@@ -1,6 +1,10 @@
 """Where simulated runs stand, to go on from."""
 
+import dataclasses
+import json
+
 import equinox as eqx
+import jax
 import numpy as np
 
 from odeae.base.messages import counted
@@ -21,6 +25,16 @@ class Checkpoint(eqx.Module):
     seed: int = eqx.field(static=True)
     source: str = eqx.field(static=True)
     about: str = eqx.field(static=True, default="{}")
+
+    def of_runs(self, index: int | slice) -> "Checkpoint":
+        """The weights of one run (or of a slice of them), which `simulate` doesn't go on with.
+
+        What a run draws depends on its place among the runs.
+        """
+        part = index if isinstance(index, slice) else slice(index, index + 1 or None)
+        weights = jax.tree.map(lambda x: x[part], self.weights)
+        about = json.dumps(json.loads(self.about) | {"part": str(index)})
+        return dataclasses.replace(self, weights=weights, about=about)
 
     def __repr__(self):
         runs, hidden, dim = np.shape(self.weights.decoder)

@@ -23,6 +23,7 @@ from odeae.base.files import (
 from odeae.base.messages import nearest, shortened
 from odeae.base.version import __version__
 from odeae.model.spectrum import Spectrum
+from odeae.results.aligned import AlignedTrajectory
 from odeae.results.restoring import Contradiction, restored_problem, unchecked
 from odeae.results.trajectory import Trajectory
 from odeae.results.variables import ARGUMENTS, PARTS, STORED
@@ -245,7 +246,8 @@ def _trajectory(data: "xarray.Dataset", activation: Any, schedule: Any, rule: An
     if "checkpoint" in about:
         scalars = json.loads(about["checkpoint"])
         values |= {f"weights.{name}": value for name, value in scalars.items()}
-    result = _assembled(Trajectory, "", values)
+    kind = AlignedTrajectory if "encoder" in values else Trajectory
+    result = _assembled(kind, "", values)
     if values:
         raise Contradiction(f"this odeae knows no {', '.join(values)}")
     return result

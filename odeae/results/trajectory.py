@@ -1,7 +1,10 @@
 """`Trajectory`: what theory and simulation return, and how it prints."""
 
+import dataclasses
 import json
+import operator
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -10,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from odeae.base.messages import counted, html_table
+from odeae.base.messages import counted, html_table, shortened
 from odeae.base.precision import Real, in_float64, is_known, is_traced
 from odeae.base.status import Status
 from odeae.model.descriptions import describe_network, describe_rule
@@ -44,22 +47,33 @@ def _clean_errors(network, total, bias, noise, trace):
 
 
 class Trajectory(eqx.Module):
-    """A learning curve with its order parameters, from `predict` or `simulate`.
+    """A learning curve with its order parameters, of theory or of a simulation.
 
-    Shapes are those of one curve; runs of a simulation (and lanes under `jax.vmap`) lead with
-    their own axis everywhere but in `times`.
+    Shapes are those of one curve. Several curves lead with an axis of their own: the runs of a
+    simulation and the members of an ensemble everywhere but in `times` and `problem`, the lanes of
+    `jax.vmap` everywhere. `runs[0]` is one of them, `for run in runs` takes them one by one, and
+    `len(runs)` counts them.
 
-    `times` (T,): steps/D. `error` (T,): generalisation error ‖x − x̂‖²/(2D), averaged over
-    Gaussian x. `order_parameters`: split into spikes and bulk, each (T, K, K). `bias` (T, K).
-    `test_error` (T,): the same error on held-out samples (simulation). Where the problem has
-    `noise`, both are on corrupted inputs, which is what SGD descends, and `error_clean` on clean
-    ones. `densities`: on request. `components`: rows along the leading spikes, from which
-    `overlaps` makes cosines.
-    `status`: a `Status` value, `stop_time`: the time that was reached. `weights`: what a
-    simulation ended with, to be resumed. `initial`: the state it started from, if any; `final`: the
-    one that theory ended in, at `stop_time`. `source`: "theory", "theory, ensemble" or what the
-    inputs of the simulation were. `settings`: how it was computed, as JSON. `above_pca`: `excess`
-    of theory.
+    Attributes:
+        times: (T,), steps/D.
+        error: (T,), generalisation error ‖x − x̂‖²/(2D), averaged over Gaussian x; where the problem
+            has `noise`, on corrupted inputs, which is what SGD descends. `error_clean` is the error
+            on clean ones.
+        order_parameters: Split into spikes and bulk, each (T, K, K).
+        bias: (T, K), hidden biases.
+        status: A `Status` value.
+        stop_time: The time that was reached, in steps/D; NaN after it.
+        problem: What was trained, on what, how.
+        test_error: (T,), the error on held-out samples (simulation).
+        densities: On request.
+        components: Rows along the leading spikes, from which `overlaps` makes cosines.
+        weights: What a simulation ended with, to go on from.
+        initial: The state it started from, if any.
+        final: The state that theory ended in, at `stop_time`.
+        source: "theory", "theory, ensemble" or what the inputs of the simulation were.
+        settings: How it was computed, as JSON.
+        above_pca: `excess` of theory.
+        steps: Steps that the solver tried, or that SGD took.
     """
 
     times: Float[Real, " times"]
@@ -78,6 +92,59 @@ class Trajectory(eqx.Module):
     source: str = eqx.field(static=True, default="theory")
     settings: str = eqx.field(static=True, default="{}")
     above_pca: Float[Real, "*batch times"] | None = None
+    steps: Int[Real, "*batch"] | None = None
+
+    def __len__(self) -> int:
+        """How many curves there are; raises `TypeError` for a single one."""
+        shape = np.shape(self.status)
+        if not shape:
+            raise TypeError("a single Trajectory has no len(): it holds one curve")
+        return shape[0]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, index: int | slice) -> "Trajectory":
+        """One of several curves, or a slice of them.
+
+        Runs that were taken out keep their weights, but `simulate` goes on with all runs only.
+
+        Raises:
+            TypeError: For a single curve, and for what is neither a whole number nor a slice.
+            IndexError: For a number beyond the last.
+        """
+        shape = np.shape(self.status)
+        if not shape:
+            raise TypeError("a single Trajectory can't be indexed: it holds one curve")
+        if not isinstance(index, slice):
+            try:
+                index = operator.index(index)
+            except TypeError as error:
+                raise TypeError(
+                    f"one of several curves is taken by a whole number, got {shortened(index)}"
+                ) from error
+            if not -shape[0] <= index < shape[0]:
+                raise IndexError(f"there are {counted(shape[0], 'curve')}, got index {index}")
+        return picked(self, index)
+
+    def __iter__(self) -> Iterator["Trajectory"]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """How it was computed: `solver`, `steps` that were tried, and the `status` by its name.
+
+        Of several curves `steps` is an array and `status` a list. The time by the clock is left
+        out, so that the same call gives the same result bit for bit.
+        """
+        known = json.loads(self.settings)
+        steps = None if self.steps is None else np.asarray(self.steps)
+        names = [Status(int(code)).name for code in np.ravel(self.status)]
+        return {
+            "solver": known.get("solver", "online SGD" if self.weights is not None else None),
+            "steps": int(steps) if steps is not None and steps.ndim == 0 else steps,
+            "status": names if np.ndim(self.status) else names[0],
+        }
 
     @property
     def ok(self) -> Any:
@@ -295,6 +362,26 @@ class Trajectory(eqx.Module):
         from odeae.results.saving import save_all
 
         save_all(path, {None: self}, overwrite, basis=basis)
+
+
+def picked(trajectory: Trajectory, index: int | slice) -> Trajectory:
+    """One of several curves, or a slice of them, along the first of their axes."""
+    if np.ndim(trajectory.times) > 1:  # vmap gives all to every lane
+        return jax.tree.map(lambda x: x[index], trajectory)
+    shared = {"times", "problem", "source", "settings"}
+    if trajectory.initial is not None and np.ndim(trajectory.initial.bias) == 1:
+        shared.add("initial")
+    parts: dict[str, Any] = {}
+    for field in dataclasses.fields(trajectory):
+        value = getattr(trajectory, field.name)
+        if field.name == "weights" and value is not None:
+            value = value.of_runs(index)
+        elif field.name not in shared:
+            value = jax.tree.map(lambda x: x[index], value)
+        parts[field.name] = value
+    if trajectory.source == ENSEMBLE and not isinstance(index, slice):
+        parts["source"] = "theory"
+    return type(trajectory)(**parts)
 
 
 def _first(values: Any, ndim: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from odeae.model.state import (
     Overlaps,
     State,
 )
+from odeae.results.aligned import AlignedTrajectory
 from odeae.results.checkpoint import Checkpoint
 from odeae.results.trajectory import Trajectory
 
@@ -49,6 +50,9 @@ def _stored() -> dict[str, _Variable]:
         "bias": ("bias", ("time", "k"), "1", "hidden bias"),
         "status": ("status", (), "1", "how the solve ended"),
         "stop_time": ("stop_time", (), "steps/D", "time that was reached"),
+        "steps": ("steps", (), "1", "steps that the solver tried, or that SGD took"),
+        "aligned_encoder": ("encoder", ("time", "k"), "1", "α_k, entry of w_k on its spike"),
+        "aligned_decoder": ("decoder", ("time", "k"), "1", "β_k, entry of u_k on its spike"),
     }
     for part, mode, row in (("spikes", "spike", "spike"), ("bulk", "bin", "row")):
         where = f"order_parameters.{part}"
@@ -132,15 +136,17 @@ def attributes(name: str, not_computed: bool = False) -> dict[str, Any]:
 
 
 # Which class the parts of a class have; all their other fields are variables or attributes.
+_OF_A_CURVE: dict[str, type] = {
+    "order_parameters": OrderParameters,
+    "densities": Densities,
+    "components": Components,
+    "weights": Checkpoint,
+    "initial": State,
+    "final": State,
+}
 PARTS: dict[type, dict[str, type]] = {
-    Trajectory: {
-        "order_parameters": OrderParameters,
-        "densities": Densities,
-        "components": Components,
-        "weights": Checkpoint,
-        "initial": State,
-        "final": State,
-    },
+    Trajectory: _OF_A_CURVE,
+    AlignedTrajectory: _OF_A_CURVE,
     OrderParameters: {"spikes": Overlaps, "bulk": Overlaps},
     Overlaps: {"output": OutputOverlaps},
     Densities: {"spikes": ModeDensities, "bulk": ModeDensities},

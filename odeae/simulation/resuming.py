@@ -73,6 +73,11 @@ def check_same_runs(kept: dict[str, Any], about: dict[str, Any]) -> None:
             return math.isclose(a, b, rel_tol=1e-9) or (a != a and b != b)
         return a == b
 
+    if "part" in kept:
+        raise ValueError(
+            f"`weights` are of a part of the runs, [{kept['part']}], whose draws depend on their "
+            "place among all: go on with the weights of all runs"
+        )
     for name, value in about.items():
         if name in kept and not same(kept[name], value):
             raise ValueError(

@@ -318,6 +318,7 @@ def _trajectory(
         initial=initial,
         source=weights.source,
         settings=settings,
+        steps=np.asarray(steps)[last] - json.loads(settings)["first_step"],
     )
 
 

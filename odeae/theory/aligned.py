@@ -5,6 +5,7 @@ diagonal then, and every neuron is a problem of its own with two unknowns (docs/
 Errors are sums of what is left to explain: one of 1e-20 has as many digits as one of 1.
 """
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -12,17 +13,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
 from odeae.averages.activation import has_zero_mean
 from odeae.base.checks import array, flag, numbers, scalar, whole
-from odeae.base.messages import counted, explains_arguments, shortened
+from odeae.base.messages import explains_arguments, shortened
 from odeae.base.precision import Real, in_float64, is_traced
 from odeae.base.status import Status
 from odeae.base.times import save_times
+from odeae.model.initial import state_on_spikes
 from odeae.model.leading import leading_modes
 from odeae.model.problem import Problem, sizes
 from odeae.model.schedules import check_schedule, jumps_before, longest_step
+from odeae.results.aligned import AlignedTrajectory, aligned_trajectory
+from odeae.results.trajectory import settings_json
 from odeae.theory.equations import is_huge
 from odeae.theory.reduced import Reduced, reduced_drift
 from odeae.theory.regime import warn_outside
@@ -30,46 +33,6 @@ from odeae.theory.rosenbrock import Rodas4
 from odeae.theory.solve import status_of
 from odeae.theory.step_control import ROUNDING_IMPLICIT, SMALLEST, StepControl
 from odeae.theory.strategy import MAX_STEPS
-
-# ------------------------------------------------------------------------ the reduced equations
-
-
-# ----------------------------------------------------------------------------------- one solve
-
-
-class AlignedTrajectory(eqx.Module):
-    """A learning curve of the aligned ansatz; a batch under `jax.vmap` leads with its own axis.
-
-    `times` (T,): steps/D. `encoder`, `decoder` (T, K): α_k and β_k, the entries of w_k and u_k on
-    spike k. `bias` (T, K). `error` (T,): generalisation error. `excess` (T,): above the PCA error
-    of rank K, with as many digits as α and β have. `status`: a `Status` value, `stop_time`: the
-    time that was reached; NaN after it.
-    """
-
-    times: Float[Real, "*batch times"]
-    encoder: Float[Real, "*batch times hidden"]
-    decoder: Float[Real, "*batch times hidden"]
-    bias: Float[Real, "*batch times hidden"]
-    error: Float[Real, "*batch times"]
-    excess: Float[Real, "*batch times"]
-    status: Int[Real, "*batch"]
-    stop_time: Float[Real, "*batch"]
-
-    def __repr__(self):
-        if is_traced(self) or self.error.ndim > 1:
-            return f"AlignedTrajectory(error of shape {self.error.shape})"
-        reached = np.flatnonzero(np.isfinite(self.error))
-        lines = [
-            f"AlignedTrajectory: K={self.encoder.shape[-1]}, {counted(len(self.times), 'time')}, "
-            f"t = {self.times[0]:.4g} … {self.times[-1]:.4g}"
-        ]
-        if len(reached):
-            first, last = reached[0], reached[-1]
-            for name in ("error", "excess"):
-                values = getattr(self, name)
-                lines.append(f"  {name:8} {values[first]:.6g} → {values[last]:.6g}")
-        lines.append(f"  status   {Status(int(self.status)).message(float(self.stop_time))}")
-        return "\n".join(lines)
 
 
 @explains_arguments
@@ -87,11 +50,6 @@ def predict_aligned(
 ) -> AlignedTrajectory:
     """Integrate the aligned ansatz: the curve of `predict` from `aligned_state`, in 2K equations.
 
-    `times` (T,): steps/D, increasing, from 0 on. `encoder`, `decoder`: α and β of each neuron at
-    t = 0, scalars or (K,), 1 by default; tied weights have only `decoder`. `bias`: the start of the
-    bias, for one neuron. `rtol`: relative tolerance of α and β, and so of `excess` along the valley
-    of 8 (1e-8 leaves 4e-8 at t = 1e9). The method is implicit: t = 1e12 takes ten thousand steps.
-
     Works for what keeps the ansatz: every rule, tied or not, denoising, decay, schedules, for
     activations of zero mean output (erf, linear, tanh, any odd function); for one neuron, all
     activations and a trained bias. Neurons of non-zero mean output (ReLU, biases) are correlated
@@ -99,9 +57,31 @@ def predict_aligned(
     components: that is refused. The spikes need not be the largest eigenvalues: then `excess`
     ends at the difference in PCA levels.
 
-    Pure JAX: `jit`, `vmap` and `grad` go through it. A single problem that fails raises
-    `RuntimeError` unless `throw=False`; the part of the curve that was reached is kept, with NaN
-    after it, and `status` and `stop_time` say so. Batches never raise.
+    Pure JAX: `jit`, `vmap` and `grad` go through it. The method is implicit: t = 1e12 takes ten
+    thousand steps.
+
+    Args:
+        problem: What is trained, on what, how.
+        times: (T,), steps/D, increasing, from 0 on.
+        encoder: α of each neuron at t = 0, a scalar or (K,), 1 by default; None for tied weights.
+        decoder: β of each neuron at t = 0, a scalar or (K,).
+        bias: The start of the bias, for one neuron.
+        rtol: Relative tolerance of α and β, and so of `excess` along the valley of 8 (1e-8 leaves
+            4e-8 at t = 1e9).
+        throw: Whether a single problem that fails raises; else the part of the curve that was
+            reached is kept, with NaN after it. Batches never raise.
+        max_steps: Of the solver, 100,000 by default.
+
+    Returns:
+        A `Trajectory` with the fields `encoder` and `decoder` (T, K) beside all others.
+
+    Raises:
+        ValueError: For arguments of wrong kinds or shapes, and problems that leave the ansatz.
+        RuntimeError: If a single problem fails, unless `throw=False`.
+
+    Example:
+        >>> problem = odeae.Problem(odeae.Spectrum.spiked([1.0], dim=1000), odeae.Autoencoder(1))
+        >>> odeae.predict_aligned(problem, odeae.log_times(1e9), 1.0, 0.5).excess[-1]
 
     Source: docs/theory.md 8 (Refinetti & Goldt 2022, App. C).
     """
@@ -119,14 +99,27 @@ def predict_aligned(
     rho = spectrum.spikes[:hidden]
     equations = Reduced(problem.rule, problem.autoencoder, rho, problem.inputs.noise, biased)
     others, above = _levels(problem)
-    y, excess, status, stop_time = _solve(equations, start, times, rtol, max_steps)
+    done = _solve(equations, start, times, rtol, max_steps)
+    y, excess, status, stop_time, last, steps = done
     if not is_traced(status) and throw and (ended := Status(int(status))) is not Status.OK:
         message = ended.message(float(stop_time))
         raise RuntimeError(f"the solve {message}. In Python throw=False keeps the part before")
     alpha, beta, b = jax.vmap(equations.parts)(y)
     b = jnp.where(jnp.isfinite(alpha), 0.0, jnp.nan) if b is None else b
-    return AlignedTrajectory(
-        times, alpha, beta, b, others + excess, above + excess, status, stop_time
+    return aligned_trajectory(
+        problem if not is_traced((status, y)) else problem.without_basis(),
+        times,
+        alpha,
+        beta,
+        b,
+        others + excess,
+        above + excess,
+        status=status,
+        stop_time=stop_time,
+        initial=state_on_spikes(problem, *equations.parts(start)),
+        final=dataclasses.replace(state_on_spikes(problem, *equations.parts(last)), time=stop_time),
+        settings=settings_json(rtol=rtol, solver="Rodas4", max_steps=max_steps),
+        steps=steps,
     )
 
 
@@ -213,7 +206,7 @@ def _of_mode(equations: Reduced, size):
 
 @eqx.filter_jit
 def _solve(equations: Reduced, start, times, rtol, max_steps):
-    """Unknowns (T, K, n), excess (T,) over the K modes, status, stop time."""
+    """Unknowns (T, K, n), excess (T,) over the K modes, status, stop time, last unknowns, steps."""
     schedule = equations.rule.schedule
     controller = StepControl(
         rtol=rtol, atol=SMALLEST * rtol, end=times[-1],
@@ -238,7 +231,5 @@ def _solve(equations: Reduced, start, times, rtol, max_steps):
     status = status_of(solution.result, last)
     saved = jnp.where(reached[:, None, None], saved, 1.0)  # a derivative of NaN would be NaN
     excess = jnp.where(reached, jax.vmap(equations.excess)(saved), jnp.nan)
-    return jnp.where(reached[:, None, None], saved, jnp.nan), excess, status, stop_time
-
-
-# ---------------------------------------------------------------- the best decoder of an encoder
+    saved = jnp.where(reached[:, None, None], saved, jnp.nan)
+    return saved, excess, status, stop_time, last, solution.stats["num_steps"]

@@ -106,5 +106,5 @@ def ensemble(
 
 _OF_MEMBERS = (
     "error", "order_parameters", "bias", "status", "stop_time", "densities", "components",
-    "initial", "final", "above_pca",
+    "initial", "final", "above_pca", "steps",
 )  # fmt: skip

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import numpy as np
 
@@ -16,7 +15,6 @@ from odeae.base.times import save_times
 from odeae.model.gradient_noise import refusal
 from odeae.model.problem import Problem, check_state, leading_spikes
 from odeae.model.schedules import check_schedule
-from odeae.model.spectrum import Spectrum
 from odeae.model.state import State
 from odeae.results.trajectory import Trajectory, settings_json
 from odeae.theory.equations import equations_of
@@ -37,11 +35,6 @@ def start_of(state: State, start_time: Any, times: Any) -> Real:
             f"{float(times[0]):.6g}; give later times, or start_time=0 to count anew"
         )
     return start
-
-
-def _without_basis(spectrum: Spectrum) -> Spectrum:
-    """Return the same without what has the size of D."""
-    return Spectrum(spectrum.spikes, spectrum.bulk, spectrum.multiplicity)
 
 
 @explains_arguments
@@ -128,7 +121,7 @@ def predict(
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
     check_schedule(problem.rule.schedule, times[-1])
     warn_outside(problem, times[-1], diffusion)
-    bins = _without_basis(problem.spectrum) if densities else None
+    bins = problem.without_basis().spectrum if densities else None
     equations = equations_of(problem, bins, leading_spikes(problem), diffusion)
     done, name = solved_by_strategy(
         equations, begin, start, times, rtol, atol, solver, max_steps,
@@ -136,8 +129,7 @@ def predict(
     )  # fmt: skip
     status, stop_time = done.status, done.stop_time
     if is_traced((status, done.error)):  # a batch must not copy a basis for every lane
-        spectrum = _without_basis(problem.spectrum)
-        problem = eqx.tree_at(lambda p: p.spectrum, problem, spectrum)
+        problem = problem.without_basis()
     elif throw and (ended := Status(int(status))) is not Status.OK:
         message = ended.message(float(stop_time))
         raise RuntimeError(f"the solve {message}. In Python throw=False keeps the part before")
@@ -152,6 +144,7 @@ def predict(
         densities=done.densities,
         components=done.components,
         above_pca=done.excess,
+        steps=done.steps,
         initial=state,
         final=dataclasses.replace(equations.layout.unpack(done.last), time=done.last_time),
         settings=settings_json(

@@ -164,10 +164,10 @@ def solve_lanes(
 def solve_lane(
     equations: Equations, state: State, start: Any, times: Any, rtol: Any, atol: Any,
     max_steps: Any, measure: Callable,
-) -> tuple[Any, Real, Real, Real]:  # fmt: skip
+) -> tuple[Any, Real, Real, Real, Real]:  # fmt: skip
     """Integrate one problem as a single lane from t = `start`: `measure` of it at `times` (T, …).
 
-    NaN where it did not come; then status, stop_time and the last rows (numbers,).
+    NaN where it did not come; then status, stop_time, the last rows (numbers,) and steps tried.
     """
     pair, common = diffrax.Tsit5(), Common(times, rtol, jnp.asarray(max_steps))
     with jax.numpy_rank_promotion("allow"):  # the lane axis aligns at the end
@@ -175,7 +175,7 @@ def solve_lane(
         y, lane = jax.tree.map(lambda x: jnp.asarray(x)[..., None], begin)
         y, slots = _solve(pair, measure, y, Slots(lane), common, 1.0)
     lane = slots.work
-    return _columns(lane.measured, 0), lane.status[0], lane.t[0], y[:, 0]
+    return _columns(lane.measured, 0), lane.status[0], lane.t[0], y[:, 0], lane.steps[0]
 
 
 def in_lanes(equations: Equations, solver: Any) -> bool:

@@ -36,6 +36,7 @@ class Solution(NamedTuple):
     stop_time: Any
     last: Any  # packed rows where the solver stopped, at `last_time`
     last_time: Any
+    steps: Any  # that were tried
 
 
 def measure(equations: Equations, y) -> tuple:
@@ -57,7 +58,9 @@ def measure(equations: Equations, y) -> tuple:
     return parameters, state.bias, saved, along, error, above, sizes
 
 
-def _measured(equations: Equations, saved, times, reached, status, stop_time, last) -> Solution:
+def _measured(
+    equations: Equations, saved, times, reached, status, stop_time, last, steps
+) -> Solution:
     """Solution of rows (T, numbers), or of what `measure` made of them where they are many."""
 
     def where(kept, values, otherwise):
@@ -73,7 +76,8 @@ def _measured(equations: Equations, saved, times, reached, status, stop_time, la
     broken = jnp.any(reached & ~good)
     ended = jnp.where(broken & (status == Status.OK), Status.DIVERGED, status)
     end = jnp.where(broken, jnp.max(jnp.where(good, times, 0.0)), stop_time)
-    return Solution._make([*where(good, saved, jnp.nan), ended, end, last, stop_time])
+    ends = (ended, end, last, stop_time, steps)
+    return Solution._make([*where(good, saved, jnp.nan), *ends])
 
 
 def _is_small(y0) -> bool:
@@ -168,4 +172,5 @@ def solve_one(
     reached, (stop_time,) = jnp.isfinite(solution.ts[0]), solution.ts[1]  # never saved: infinite
     status = status_of(solution.result, last)
     reached = reached & (times >= t0)
-    return _measured(equations, saved, times, reached, status, stop_time, last)
+    steps = solution.stats["num_steps"]
+    return _measured(equations, saved, times, reached, status, stop_time, last, steps)

@@ -46,8 +46,8 @@ def _solve(equations, state, start, times, rtol, atol, *how) -> Solution:
 def _solve_as_lane(equations, state, start, times, rtol, atol, max_steps) -> Solution:
     """The same for a small problem without densities, faster, without derivatives."""
     saved, *ended = solve_lane(equations, state, start, times, rtol, atol, max_steps, measure)
-    status, stop_time, last = ended
-    return Solution._make([*saved, status, stop_time, last, stop_time])
+    status, stop_time, last, steps = ended
+    return Solution._make([*saved, status, stop_time, last, stop_time, steps])
 
 
 @eqx.filter_jit
@@ -66,7 +66,7 @@ def _go_on(equations, first: Solution, times, rtol, atol, max_steps) -> Solution
     parts = {
         name: jax.tree.map(joined, getattr(first, name), getattr(rest, name)) for name in saved
     }
-    return rest._replace(**parts)
+    return rest._replace(**parts, steps=first.steps + rest.steps)
 
 
 def _named(names, equations: Equations, done: Solution) -> tuple[dict[str, Real], Real]:
