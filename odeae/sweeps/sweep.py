@@ -20,9 +20,10 @@ from odeae.model.problem import Problem
 from odeae.model.state import State
 from odeae.sweeps.fingerprints import fingerprints
 from odeae.sweeps.grid import columns_of, described_values, labels_of, places_of, value_at
+from odeae.sweeps.layout import FINGERPRINTS
 from odeae.sweeps.plan import Plan
 from odeae.sweeps.probes import digest_of, probe, traceable
-from odeae.sweeps.store import FINGERPRINTS, open_store, opened
+from odeae.sweeps.store import open_store, opened
 from odeae.theory.quantities import QUANTITIES
 from odeae.theory.queue import in_lanes
 from odeae.theory.regime import finite_size, warn_outside
@@ -111,7 +112,7 @@ def sweep(
         if store is not None:
             check = functools.partial(_check_made, plan, store)
             target = held.enter_context(open_store(store, plan.layout, check))
-        done = np.zeros(plan.layout.n_chunks, bool) if target is None else target.done()
+        done = np.zeros(plan.layout.n_chunks, bool) if target is None else target.done
         memory = {} if target is not None else plan.empty()
         plan.known = None if target is None else target.known
         if workers is not None:
@@ -144,7 +145,7 @@ def _computed(plan: "Plan", done: Any, executor: Any, progress: bool) -> Iterato
         return
     from tqdm import tqdm
 
-    sizes = [math.prod(plan.layout.shape(i, "status")) for i in range(len(done))]
+    sizes = [math.prod(plan.layout.size(i)) for i in range(len(done))]
     first = sum(size for size, is_done in itertools.zip_longest(sizes, done) if is_done)
     with tqdm(total=sum(sizes), initial=first, unit=" curves", smoothing=0.1) as bar:
         for i, values in results:
