@@ -1,7 +1,6 @@
 """What differs between a store and the sweep that is to be written to it, in words for people."""
 
 import itertools
-import json
 import operator
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +35,12 @@ def places_among(folder: Path, stored: Layout, now: Layout) -> list[np.ndarray] 
 
 def changes(stored: Layout, now: Layout) -> list[str]:
     """Where two layouts differ: values first, fingerprints only if nothing else tells."""
+    return _differing(stored, now) or _other_fingerprints(stored, now)
+
+
+def _differing(stored: Layout, now: Layout) -> list[str]:
     pairs = zip(_described(stored), _described(now), strict=True)
-    told = itertools.chain(*(_differences(*pair) for pair in pairs))
-    return list(told) or _other_fingerprints(stored, now)
+    return list(itertools.chain(*(_differences(*pair) for pair in pairs)))
 
 
 def _other_fingerprints(stored: Layout, now: Layout) -> list[str]:
@@ -57,29 +59,17 @@ def _described(layout: Layout) -> tuple[dict, dict, dict]:
     """All of `layout` as nested dicts to compare: values, shapes, configuration."""
     values = {name: values.tolist() for name, (_, values, _) in layout.coords.items()}
     coords = {
-        name: {"dims": dims, "dtype": _kind(values), "attrs": as_stored(attrs)}
-        for name, (dims, values, attrs) in layout.coords.items()
-    }
-    variables = {
-        name: v._replace(attrs=as_stored(v.attrs))._asdict() for name, v in layout.variables.items()
+        name: {"dims": dims, "dtype": "text" if x.dtype.kind == "U" else x.dtype.name, "attrs": a}
+        for name, (dims, x, a) in layout.coords.items()
     }
     shapes = {
         "lanes": ", ".join(f"{name} {size}" for name, size in layout.lanes.items()),  # ordered
         "coords": coords,
-        "variables": variables,
+        "variables": {name: v._asdict() for name, v in layout.variables.items()},
         "chunk": layout.chunk,
     }
     configuration = {k: v for k, v in layout.configuration.items() if k != FINGERPRINTS}
-    return values, shapes, as_stored(configuration)
-
-
-def as_stored(values: dict) -> dict:
-    """Return a dict as JSON gives it back."""
-    return json.loads(json.dumps(values))
-
-
-def _kind(values: np.ndarray) -> str:
-    return "text" if values.dtype.kind == "U" else values.dtype.name
+    return values, shapes, configuration
 
 
 def _places(stored: Layout, now: Layout) -> list[np.ndarray] | None:
@@ -87,7 +77,7 @@ def _places(stored: Layout, now: Layout) -> list[np.ndarray] | None:
 
     None if some of them are missing, or if more than the values along lane dims differs.
     """
-    if list(stored.lanes) != list(now.lanes) or any(_differences(_lasting(stored), _lasting(now))):
+    if list(stored.lanes) != list(now.lanes) or _differing(_lasting(stored), _lasting(now)):
         return None
     for name, variable in stored.variables.items():
         # A wider network makes more rows and columns, which are NaN for narrower ones.
@@ -117,13 +107,14 @@ def _rows(layout: Layout) -> list[list[tuple]]:
     return rows
 
 
-def _lasting(layout: Layout) -> dict:
-    """All that an extension leaves as it is."""
-    values, shapes, configuration = _described(layout)
+def _lasting(layout: Layout) -> Layout:
+    """A layout with all that an extension leaves as it is, and nothing else."""
     free = [(dim,) for dim in layout.lanes]
-    kept = {name: x for name, x in values.items() if layout.coords[name][0] not in free}
-    variables = {name: v | {"shape": ()} for name, v in shapes["variables"].items()}
-    return {"values": kept, "coords": shapes["coords"], "variables": variables, **configuration}
+    coords = {
+        n: (dims, x[:0] if dims in free else x, a) for n, (dims, x, a) in layout.coords.items()
+    }
+    variables = {name: v._replace(shape=()) for name, v in layout.variables.items()}
+    return Layout({}, (), variables, coords, layout.configuration)
 
 
 def _differences(stored: Any, now: Any, name: str = "") -> Iterator[str]:
@@ -133,12 +124,6 @@ def _differences(stored: Any, now: Any, name: str = "") -> Iterator[str]:
             inner = f"{name}.{key}" if name else str(key)
             yield from _differences(stored.get(key, _NOTHING), now.get(key, _NOTHING), inner)
     elif isinstance(stored, list) and isinstance(now, list):
-        if name == "time":
-            name = "times"  # as `sweep` calls them; one that moved tells less than where they end
-            before, after = (f"{len(x)} values to {x[-1]:.6g}" for x in (stored, now))
-            if before != after:
-                yield f"`{name}`: stored {before}, now {after.replace(' values', '')}"
-                return
         if len(stored) != len(now):
             yield f"`{name}`: stored {len(stored)} values, now {len(now)}"
             return

@@ -83,20 +83,18 @@ def open_store(
 ) -> Iterator[Store]:
     """Create the store `path` or go on with it, alone: nobody else can open it until the end.
 
-    Every block is read and checked. Those that aren't what was written are removed, with one
-    warning, so that they're computed again. A store that is complete is only read: permission to
-    read it is enough. `check(blocks, made)` is called before anything is changed, with the numbers
-    of the blocks that are complete and what was written as `made` of every lane; it may raise.
+    Every block is read and checked; damaged ones are removed, with one warning, to be computed
+    again. A store that is complete is only read: permission to read it is enough. Before anything
+    is changed, `check(blocks, made)` is called with the numbers of the blocks that are complete and
+    what was written as `made` of every lane; it may raise.
 
-    A store whose values (coordinates along the lane dims) are all among those of `layout`, and
-    which is the same in all else, is extended: a new store is filled beside it, in the hidden
-    folder `.NAME.extended`, and takes its place once it's complete. `Store.known` says which lanes
-    are taken over, bit for bit; `write` fills them in. Until then, the old one stays as it is, and
-    a killed extension goes on with the same call.
+    A store is extended if its values (coordinates along the lane dims) are all among those of
+    `layout` and all else is the same: a new store is filled in the hidden folder `.NAME.extended`
+    and takes its place once it's complete; a killed extension goes on with the same call.
 
-    Raises `ValueError` for a path that holds anything but a store of this very layout and
-    configuration, which is then left as it is; `RuntimeError` while another process writes to it;
-    `OSError` for a disk that is full or can't be written; `ImportError` without Zarr.
+    Raises `ValueError` for a path that holds anything else, which is left as it is; `RuntimeError`
+    while another process writes to it; `OSError` for a disk that is full or can't be written;
+    `ImportError` without Zarr or filelock.
     """
     for package in ("zarr", "filelock"):
         needed_package(package, "sweep")
