@@ -793,15 +793,16 @@ def test_lanes_over_their_budget_are_resumed_to_the_same_bits(tmp_path, monkeypa
 # A sweep that prints a line for each block that it computes and for each file that it is about to
 # write, move or remove, and is killed by the last line that it may print.
 KILLED = """
-import os, signal, sys
-left = int(sys.argv[2])
+import os, signal, sys, threading
+left, one = int(sys.argv[2]), threading.Lock()  # Zarr has several threads
 
 def line(text):
     global left
-    os.write(1, (str(text) + "\\n").encode())  # whole, whichever of Zarr's threads it comes from
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    with one:
+        print(text, flush=True)
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 line("begin")
 {make}

@@ -25,18 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from odeae.base.optional import needed_package
-from odeae.sweeps.blocks import (
-    SEAL,
-    Blocks,
-    Found,
-    arrays_of,
-    clear,
-    create,
-    explained,
-    find,
-    read_blocks,
-    write_block,
-)
+from odeae.sweeps import blocks as files
+from odeae.sweeps.blocks import Found, explained
 from odeae.sweeps.changes import changes, places_among
 from odeae.sweeps.layout import Layout
 from odeae.sweeps.layout import Variable as Variable
@@ -59,7 +49,7 @@ class Store:
 
     @functools.cached_property
     def _arrays(self) -> dict[str, Any]:
-        return arrays_of(self.found.folder, self.found.layout.variables, writable=True)
+        return files.arrays_of(self.found.folder, self.found.layout.variables, writable=True)
 
     def write(self, i: int, values: dict[str, np.ndarray], made: Iterable[float] = ()) -> None:
         """Write block `i`, each variable of shape (*block, *variable.shape) and of its own dtype.
@@ -73,7 +63,7 @@ class Store:
             if self._source is not None:
                 block = self.found.layout.block(i)
                 values, about = self._source.fill(block, values, about)
-            write_block(self.found, self._arrays, i, values, about)
+            files.write_block(self.found, self._arrays, i, values, about)
         self.done[i] = True
 
 
@@ -104,51 +94,45 @@ def open_store(
             f"the folder {str(folder.parent)!r} of the store does not exist; create it first"
         )
     _finish_exchange(folder)
-    found = find(folder)
+    found = files.find(folder)
     if found and places_among(folder, found.layout, layout) is None and found.done().all():
-        blocks = read_blocks(found)
+        blocks = files.read_blocks(found)
         if blocks.done.all():
             _call(check, blocks.done, blocks.made)
             yield Store(found, blocks.done)
             return
     with _locked(folder):
-        # Looked at again: until the lock was ours, another process may have been at work.
-        found = find(folder)
-        places = None if found is None else places_among(folder, found.layout, layout)
-        store = _opened(folder, layout, found, places, check)
+        store = _opened(folder, layout, check)
         yield store
-        if places is not None and store.done.all():
+        if store.found.folder != folder and store.done.all():
             _exchange(folder)
 
 
-def _opened(
-    folder: Path,
-    layout: Layout,
-    found: Found | None,
-    places: list[np.ndarray] | None,
-    check: _Check | None,
-) -> Store:
-    """The store to be filled, in `folder` or beside it; the lock is ours."""
-    home, there, source, before = folder, found, None, None
+def _opened(folder: Path, layout: Layout, check: _Check | None) -> Store:
+    """The store to be filled, in `folder` or, if it's extended, beside it; the lock is ours."""
+    # Looked at again: until the lock was ours, another process may have been at work.
+    found = there = files.find(folder)
+    places = None if found is None else places_among(folder, found.layout, layout)
+    home, source, before = folder, None, None
     if found is not None and places is not None:
-        home, before = _beside(folder), read_blocks(found)
-        there, source = find(home), _Source.of(found, before, places, layout)
+        home, before = _beside(folder), files.read_blocks(found)
+        there, source = files.find(home), _Source.of(found, before, places, layout)
         if there is not None and changes(there.layout, layout):
             raise ValueError(
                 f"{str(folder)!r} is being extended to other values already: finish this by the "
                 f"call that began it, or delete {str(home)!r} to drop what it computed"
             )
         _call(check, source.blocks(layout, np.any), source.made)
-    blocks = None if there is None else read_blocks(there)
+    blocks = None if there is None else files.read_blocks(there)
     if blocks is not None:
         _call(check, blocks.done, blocks.made)
     if found is not None and before is not None:  # files change from here on
-        clear(found, before)
+        files.clear(found, before)
     if there is None or blocks is None:
-        store = Store(create(home, layout), np.zeros(layout.n_chunks, bool), source)
-    else:
-        clear(there, blocks)
-        store = Store(there, blocks.done, source)
+        there = files.create(home, layout)
+        blocks = files.read_blocks(there)
+    files.clear(there, blocks)
+    store = Store(there, blocks.done, source)
     if source is not None:
         for i in np.flatnonzero(source.blocks(layout, np.all) & ~store.done).tolist():
             nothing = {name: v.empty(layout.size(i)) for name, v in layout.variables.items()}
@@ -170,7 +154,9 @@ class _Source(NamedTuple):
     made: np.ndarray
 
     @classmethod
-    def of(cls, old: Found, blocks: Blocks, places: list[np.ndarray], layout: Layout) -> "_Source":
+    def of(
+        cls, old: Found, blocks: files.Blocks, places: list[np.ndarray], layout: Layout
+    ) -> "_Source":
         """The lanes of these blocks of a store, among those of `layout`."""
         lanes = np.zeros(old.layout.shape, bool)
         for i in np.flatnonzero(blocks.done).tolist():
@@ -196,7 +182,7 @@ class _Source(NamedTuple):
             new.append(at[here] - lanes.start)
             old.append(np.flatnonzero(here))
         filled = {}
-        for name, array in arrays_of(self.old.folder, values).items():
+        for name, array in files.arrays_of(self.old.folder, values).items():
             variable = self.old.layout.variables[name]
             stored = np.full_like(values[name], variable.fill)
             at = np.ix_(*new, *map(np.arange, variable.shape))
@@ -234,10 +220,10 @@ def open_sweep(path: str | os.PathLike) -> "xarray.Dataset":
     needed_package("zarr", "sweep")
     folder = _local(path)
     _finish_exchange(folder)
-    found = find(folder)
+    found = files.find(folder)
     if found is None:
         raise FileNotFoundError(f"there is no sweep at {str(folder)!r}: give the path of a store")
-    if damaged := read_blocks(found).damaged:
+    if damaged := files.read_blocks(found).damaged:
         named = ", ".join([*map(str, damaged[:5]), *["…"] * (len(damaged) > 5)])
         raise ValueError(
             f"blocks {named} of {found.layout.n_chunks} in {str(folder)!r} are damaged: run the "
@@ -254,7 +240,7 @@ def opened(path: str | os.PathLike) -> "xarray.Dataset":
 
     # Absolute: the script may change its folder before the values are read.
     data = xarray.open_zarr(PinnedStore(_local(path)), chunks=None)
-    for name in ("format", SEAL):
+    for name in ("format", files.SEAL):
         del data.attrs[name]
     # Zarr reads text of any length, NumPy's own kind has one length for all.
     texts = {name: x for name, x in data.coords.items() if x.dtype.kind in "TO"}
