@@ -139,6 +139,7 @@ def test_a_half_filled_store_is_the_dataset_of_the_whole_sweep(tmp_path):
         (("lr",), [True, False]),
         (("lr",), [1, -(2**60)]),
         (("lr",), [np.nan, -0.0]),
+        (("lr",), [0.0, 0.0]),  # what Zarr by itself leaves out
         (("other",), np.arange(3, dtype="f4")),
         ((), 2.5),
     ],

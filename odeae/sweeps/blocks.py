@@ -106,36 +106,29 @@ def _fill(folder: Path, layout: Layout) -> None:
         about["coordinates"] = " ".join(beside)  # how xarray knows them from variables
     store = zarr.storage.LocalStore(folder)
     group = zarr.create_group(store, zarr_format=3, attributes=about)
-    packing = {
+    common = {
         "compressors": [ZstdCodec(level=3, checksum=True)],
         "filters": None,
         "chunk_key_encoding": {"name": "default", "separator": "."},  # one folder per variable
-        "config": {"write_empty_chunks": True},
+        "config": {"write_empty_chunks": True},  # coordinates that are all 0 have a file, too
     }
-    for name, variable in layout.variables.items():
-        dtype = np.dtype(variable.dtype)
+    for name, v in layout.variables.items():
         group.create_array(
             name,
-            shape=(*layout.shape, *variable.shape),
-            chunks=(*layout.chunk, *variable.shape),
-            dtype=dtype,
-            fill_value=dtype.type(variable.fill),
-            dimension_names=(*layout.lanes, *variable.dims),
-            attributes=variable.attrs,
+            shape=(*layout.shape, *v.shape),
+            chunks=(*layout.chunk, *v.shape),
+            dtype=v.dtype,
+            fill_value=np.dtype(v.dtype).type(v.fill),
+            dimension_names=(*layout.lanes, *v.dims),
+            attributes=v.attrs,
             serializer=BytesCodec(endian="little"),
-            **packing,
+            **common,
         )
-    for name, (dims, values, attrs) in layout.coords.items():
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            chunks=values.shape,
-            dtype=str if values.dtype.kind == "U" else values.dtype,  # the one text of Zarr's spec
-            dimension_names=dims,
-            attributes=attrs,
-            **packing,
-        )
-        array[...] = values
+    for name, (dims, x, attrs) in layout.coords.items():
+        dtype = str if x.dtype.kind == "U" else x.dtype  # the one text of Zarr's specification
+        options = {"dimension_names": dims, "attributes": attrs, **common}
+        array = group.create_array(name, shape=x.shape, chunks=x.shape, dtype=dtype, **options)
+        array[...] = x
     with warnings.catch_warnings():
         # xarray warns where the summary is missing, Zarr where it's written.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)

@@ -9,7 +9,8 @@ yet has `status` −1 and is NaN elsewhere. A process that is killed (`kill -9`)
   `blocks`); a block without one is computed again, as is one that isn't what was written;
 - a store that gets more lanes is filled anew beside the old one, which it replaces at the end.
 
-After a power cut, files may be empty whose digest is there: they are found damaged.
+Nothing is flushed for power cuts: after one, chunks may be found damaged, which are computed again,
+or a store that is seconds old, which has to be deleted.
 """
 
 import contextlib

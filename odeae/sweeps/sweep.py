@@ -77,7 +77,7 @@ def sweep(
 
     `store`: a folder for a Zarr store, filled chunk by chunk. Killed at any moment it loses the
     chunks in work, and the same call goes on with the rest; the result is the same to the last
-    bit. The dataset then reads from the store what is asked of it, so that a sweep can be larger
+    bit (a power cut may damage more of them, which are computed again). The dataset then reads from the store what is asked of it, so that a sweep can be larger
     than the memory. What is stored is checked first: damaged chunks are computed again, and the
     problems and states of at most 100 of the stored chunks (1000 curves, where `build` can't be
     traced over any number), evenly chosen, are built again and compared with those that were
