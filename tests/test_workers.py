@@ -485,6 +485,9 @@ def test_one_process_for_each_device(monkeypatch, tmp_path, own, seen):
         (tmp_path / str(os.getpid())).touch()
         while len(list(tmp_path.iterdir())) < 2:  # each of them gets a task
             time.sleep(0.01)
+        from jax._src.xla_bridge import backends_are_initialized
+
+        assert not backends_are_initialized()  # JAX hasn't looked for devices before
         names = ("CUDA_VISIBLE_DEVICES", "XLA_PYTHON_CLIENT_PREALLOCATE")
         return os.getpid(), *(os.environ[name] for name in names)
 
