@@ -338,7 +338,7 @@ def test_a_value_that_cannot_be_traced_may_come_last():
         check_lane(data.sel(seed=seed, std=std, lr=lr), want)
 
 
-PLAN = ((), 1e-6, None, None, None, 8, None)  # what `sweep` gives `_plan` by default
+PLAN = ((), 1e-6, None, None, None, 8)  # what `sweep` gives `_plan` by default
 
 
 def test_numbers_that_a_trace_takes_for_others_are_taken_value_by_value():
@@ -827,7 +827,7 @@ odeae.sweep(build, grid, TIMES, store=sys.argv[1], save=SAVE, chunk=8)
     [
         pytest.param(6, [140], id="once"),
         # At the start, in each step of making the store, between any two files of a block.
-        pytest.param(150, [1 + 23 * n % 140 for n in range(30)], marks=pytest.mark.slow, id="30"),
+        pytest.param(100, [1 + 23 * n % 140 for n in range(30)], marks=pytest.mark.slow, id="30"),
     ],
 )
 def test_no_kill_spoils_or_repeats_anything(blocks, lines, tmp_path, cache, monkeypatch):

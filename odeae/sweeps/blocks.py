@@ -1,6 +1,7 @@
 """The files of a store: one Zarr v3 group, read and written by Zarr itself, block by block.
 
-Zarr puts every file in place whole or not at all. Of a block, `status` comes after all other
+Zarr puts every file in place whole or not at all. A new store is made beside its place and moved
+there at once, so a folder with Zarr's metadata is whole. Of a block, `status` comes after all other
 variables: a reader that sees one sees all of them. The digest of these files comes last, so a block
 without one was cut off on its way, and one whose files don't fit it was damaged later.
 """
@@ -54,14 +55,15 @@ class Blocks(NamedTuple):
 
 
 @contextlib.contextmanager
-def explained(folder: Path, verb: str = "write") -> Iterator[None]:
-    """Raise an `OSError` again as one line that says where, why and what to do."""
+def explained(folder: Path) -> Iterator[None]:
+    """Raise an `OSError` of writing again as one line that says where, why and what to do."""
     try:
         yield
     except OSError as error:
-        text = f"can't {verb} the store {str(folder)!r}: {error.strerror or first_line(error)}"
-        if verb == "write":
-            text += "; what is complete is kept, and running again goes on from there"
+        text = (
+            f"can't write the store {str(folder)!r}: {error.strerror or first_line(error)}; what "
+            "is complete is kept, and running again goes on from there"
+        )
         raise (OSError(error.errno, text) if error.errno else OSError(text)) from error
 
 
@@ -140,33 +142,32 @@ def find(folder: Path) -> Found | None:
 
     Raises `ValueError` for anything else.
     """
-    with explained(folder, "read"):
-        if not os.path.lexists(folder):
-            return None
-        if not folder.is_dir():
-            raise ValueError(f"{str(folder)!r} isn't a folder, so no store: give another path")
-        names = os.listdir(folder)
-        if not names:
-            return None
-        if "zarr.json" not in names:
-            raise ValueError(
-                f"{str(folder)!r} is neither empty nor a store (no `zarr.json` in it): {ANEW}"
-            )
-        try:
-            about = json.loads((folder / "zarr.json").read_bytes())
-            made = about["attributes"].get("format")
-            if made == _FORMAT:
-                layout = _stored(folder, about)
-                seal = _seal(folder, layout, about)
-                if seal == about["attributes"].get(SEAL):
-                    return Found(folder, layout, seal)
-                raise ValueError("its metadata or coordinates aren't those that were written")
-        except PermissionError:
-            raise
-        except Exception as error:  # whatever Zarr and json raise on what isn't theirs
-            raise ValueError(
-                f"the store {str(folder)!r} is damaged ({first_line(error)[:60]}): {ANEW}"
-            ) from error
+    if not os.path.lexists(folder):
+        return None
+    if not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} isn't a folder, so no store: give another path")
+    names = os.listdir(folder)
+    if not names:
+        return None
+    if "zarr.json" not in names:
+        raise ValueError(
+            f"{str(folder)!r} is neither empty nor a store (no `zarr.json` in it): {ANEW}"
+        )
+    try:
+        about = json.loads((folder / "zarr.json").read_bytes())
+        made = about["attributes"].get("format")
+        if made == _FORMAT:
+            layout = _stored(folder, about)
+            seal = _seal(folder, layout, about)
+            if seal == about["attributes"].get(SEAL):
+                return Found(folder, layout, seal)
+            raise ValueError("its metadata or coordinates aren't those that were written")
+    except PermissionError:
+        raise
+    except Exception as error:  # whatever Zarr and json raise on what isn't theirs
+        raise ValueError(
+            f"the store {str(folder)!r} is damaged ({first_line(error)[:60]}): {ANEW}"
+        ) from error
     got = f"in the format {shortened(made)}, not {_FORMAT!r}" if made else "that no sweep wrote"
     raise ValueError(f"{str(folder)!r} holds Zarr data {got}: give another path")
 
@@ -236,19 +237,18 @@ def read_blocks(found: Found) -> Blocks:
     """Read every block that is done and compare it with its digest."""
     layout = found.layout
     made, damaged = np.full(layout.shape, np.nan), []
-    with explained(found.folder, "read"):
-        there = set(os.listdir(found.folder / "status"))
-        done = found.done()
-        for i in np.flatnonzero(done).tolist():
-            try:
-                stored = json.loads(found.digest(i).read_bytes())
-                if stored["sha256"] != _block_digest(found, i, stored["made"]):
-                    raise ValueError
-            except (FileNotFoundError, ValueError, TypeError, KeyError):  # ValueError: or no JSON
-                damaged.append(i)
-                continue
-            if stored["made"]:
-                made[layout.block(i)] = np.reshape(stored["made"], layout.size(i))
+    there = set(os.listdir(found.folder / "status"))
+    done = found.done()
+    for i in np.flatnonzero(done).tolist():
+        try:
+            stored = json.loads(found.digest(i).read_bytes())
+            if stored["sha256"] != _block_digest(found, i, stored["made"]):
+                raise ValueError
+        except (FileNotFoundError, ValueError, TypeError, KeyError):  # ValueError: or no JSON
+            damaged.append(i)
+            continue
+        if stored["made"]:
+            made[layout.block(i)] = np.reshape(stored["made"], layout.size(i))
     done[damaged] = False
     # A kill leaves one status without a digest, a copy without hidden files leaves all of them.
     status = [layout.file(i, "status").rpartition("/")[2] for i in range(layout.n_chunks)]
@@ -268,9 +268,10 @@ def clear(found: Found, blocks: Blocks) -> None:
             for file in found.folder.glob(pattern):
                 file.unlink()
     if blocks.damaged:
-        warnings.warn(
+        from odeae.base.checks import warn
+
+        warn(
             f"{len(blocks.damaged)} of {found.layout.n_chunks} blocks of the store "
             f"{str(found.folder)!r} were damaged (files missing or changed): they are computed "
-            "again",
-            stacklevel=5,
+            "again"
         )

@@ -1,16 +1,11 @@
 """The store of a sweep on disk: opened alone, filled block by block, extended, and read again.
 
 `xarray.open_zarr(path)` opens it at any time as the dataset of the whole sweep; what isn't computed
-yet has `status` −1 and is NaN elsewhere. A process that is killed (`kill -9`) spoils nothing:
-
-- a new store is made beside its place and moved there at once, so a folder with Zarr's metadata is
-  whole;
-- files are whole or not there, and the digest of a block comes after all of its files (see
-  `blocks`); a block without one is computed again, as is one that isn't what was written;
-- a store that gets more lanes is filled anew beside the old one, which it replaces at the end.
-
-Nothing is flushed for power cuts: after one, chunks may be found damaged, which are computed again,
-or a store that is seconds old, which has to be deleted.
+yet has `status` −1 and is NaN elsewhere. A process that is killed (`kill -9`) spoils nothing: files
+are whole or not there, in an order that tells what is complete (see `blocks`), and a store that
+gets more lanes is filled anew beside the old one, which it replaces at the end. Nothing is flushed
+for power cuts: after one, chunks may be found damaged, which are computed again, or a store that is
+seconds old, which has to be deleted.
 """
 
 import contextlib
