@@ -367,9 +367,10 @@ def test_paths_that_no_store_can_have(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_zarr_the_error_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "zarr", None)
-    with pytest.raises(ImportError, match=r"pip install 'odeae\[sweep\]'"):
+@pytest.mark.parametrize("package", ["zarr", "filelock"])
+def test_without_a_package_the_error_names_the_extra(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"{package}: pip install 'odeae\[sweep\]'"):
         open_store(tmp_path / "sweep", layout()).__enter__()
 
 
