@@ -1,5 +1,6 @@
 """A fresh interpreter, as a user's script has it: x64 off, no type checker, warnings are errors."""
 
+import itertools
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_PATHS = os.pathsep.join([str(_HERE.parent), str(_HERE)])
+PATHS = os.pathsep.join([str(_HERE.parent), str(_HERE)])
 
 _ERRORS = """
 import json, sys
@@ -25,7 +26,7 @@ print(json.dumps(said))
 
 def run(script: str, stdin: str = "") -> str:
     """Run `script` and return what it prints."""
-    env = {**os.environ, "PYTHONPATH": _PATHS, "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu"}
     for name in ("JAX_ENABLE_X64", "XLA_FLAGS"):
         env.pop(name, None)
     command = [sys.executable, "-W", "error", "-c", script]
@@ -43,6 +44,27 @@ def named_in_one_line(message: str, pattern: str, kind: str = "ValueError") -> N
     """Check what `errors` returned: the kind of error, `pattern` in its message, no line break."""
     assert re.match(f"{kind}: .*{pattern}", message), message
     assert "\n" not in message
+
+
+def before_each_write(folder, action) -> None:
+    """Call action(n, event) before the n-th time that this process changes a file in `folder`.
+
+    `event` is Python's name for it. What is raised is what the system would have said. It stays
+    for the rest of the process.
+    """
+    count = itertools.count(1)
+
+    def hook(event, args):
+        changes = event in ("os.rename", "os.remove", "os.rmdir")
+        if event == "os.mkdir":  # some make a folder again to be sure that it's there
+            changes = not os.path.exists(args[0])
+        elif event == "open" and isinstance(args[0], str | os.PathLike):
+            changes = bool((args[2] or 0) & (os.O_WRONLY | os.O_RDWR))
+        # Paths that aren't whole are those of `shutil.rmtree`, which has the folder open.
+        if changes and (not os.path.isabs(args[0]) or os.fspath(args[0]).startswith(str(folder))):
+            action(next(count), event)
+
+    sys.addaudithook(hook)
 
 
 class Tensor:

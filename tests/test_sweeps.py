@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -339,7 +338,7 @@ def test_a_value_that_cannot_be_traced_may_come_last():
         check_lane(data.sel(seed=seed, std=std, lr=lr), want)
 
 
-PLAN = ((), 1e-6, None, None, None, 8, None)  # what `sweep` gives `_plan` by default
+PLAN = ((), 1e-6, None, None, None, 8)  # what `sweep` gives `_plan` by default
 
 
 def test_numbers_that_a_trace_takes_for_others_are_taken_value_by_value():
@@ -582,9 +581,9 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, monkeypatch):
     changes = [
         ({"rtol": 1e-5}, "`rtol`: stored 1e-06, now 1e-05"),
         ({"atol": 1e-9}, "`atol`: stored None, now 1e-09"),
-        ({"times": [0.0, 1.0, 5.0, 21.0]}, "`times`: stored 4 values to 20, now 4 to 21:"),
-        ({"times": [0.0, 1.0, 6.0, 20.0]}, r"`times\[2\]`: stored 5.0, now 6.0:"),
-        ({"times": TIMES[:3]}, "`times`: stored 4 values to 20, now 3 to 5, `variables"),
+        ({"times": [0.0, 1.0, 5.0, 21.0]}, r"`time\[3\]`: stored 20.0, now 21.0:"),
+        ({"times": [0.0, 1.0, 6.0, 20.0]}, r"`time\[2\]`: stored 5.0, now 6.0:"),
+        ({"times": TIMES[:3]}, "`time`: stored 4 values, now 3, `variables"),
         ({"solver": diffrax.Dopri5()}, "`solver`: stored 'default', now 'Dopri5"),
         ({"max_steps": 10}, "`max_steps`: stored 100000, now 10"),
         ({"save": ["Q1"]}, r"`variables\.\w+`: stored .*, now nothing, `variables"),
@@ -772,12 +771,12 @@ def test_a_zipped_sweep_is_stored_too(tmp_path):
 def test_lanes_over_their_budget_are_resumed_to_the_same_bits(tmp_path, monkeypatch):
     """They are solved again, each alone, so that neither block nor neighbours matter."""
     monkeypatch.setattr(odeae.theory.strategy, "EXPLICIT_STEPS", 40)
-    grid = {"seed": range(3), "lr": [0.2, 0.5, 300.0, 600.0], "kind": ["narrow"]}
-    run = functools.partial(odeae.sweep, build, grid, TIMES, save=["T1", "excess"], chunk=4)
+    grid = {"kind": ["narrow"], "seed": range(3), "lr": [*np.linspace(0.2, 0.5, 6), 300.0, 600.0]}
+    run = functools.partial(sweep, grid=grid)
     explicit, whole = run(max_steps=40), run()
     assert np.all(whole.status == odeae.Status.OK)
     over = (explicit.status == odeae.Status.BUDGET).squeeze("kind").values
-    assert_array_equal(over, np.tile([False, False, True, True], (3, 1)))
+    assert_array_equal(over, np.tile(6 * [False] + 2 * [True], (3, 1)))
 
     def interrupt(i):
         if i == 1:
@@ -791,84 +790,77 @@ def test_lanes_over_their_budget_are_resumed_to_the_same_bits(tmp_path, monkeypa
     assert blocks == [1, 2]
 
 
-# A sweep that says which blocks it computes, slowly, so that kills come anywhere.
+# A sweep that prints a line for each block that it computes and for each file that it is about to
+# write, move or remove, and is killed by the last line that it may print.
 KILLED = """
-import sys, time
-{make}
-from odeae.sweeps import sweep as sweeps
-compute, blocks, pause = sweeps._compute, int(sys.argv[2]), float(sys.argv[3])
+import os, signal, sys, threading
+left, one = int(sys.argv[2]), threading.Lock()  # Zarr has several threads
 
-def slowly(plan, i):
+def line(text):
+    global left
+    with one:
+        print(text, flush=True)
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+line("begin")
+{make}
+import plain
+from odeae.sweeps import sweep as sweeps
+compute = sweeps._compute
+
+def noted(plan, i):
     values = compute(plan, i)
-    print(i, flush=True)
-    time.sleep(pause)
+    line(i)
     return values
 
-sweeps._compute = slowly
-grid = dict(seed=range(blocks), lr=np.geomspace(0.5, 4.0, 8))
+sweeps._compute = noted
+plain.before_each_write(os.path.dirname(sys.argv[1]), lambda n, event: line(event))
+grid = dict(seed=range({blocks}), lr=np.geomspace(0.5, 4.0, 8))
 odeae.sweep(build, grid, TIMES, store=sys.argv[1], save=SAVE, chunk=8)
-print("complete", flush=True)
 """
 
 
-class Killable:
-    """A process that fills the store `path`; a log says which blocks it computes."""
-
-    def __init__(self, path, blocks, env, pause=0.02):
-        self.log = path.with_name("log")
-        script = KILLED.replace("{make}", MAKE)
-        command = [sys.executable, "-c", script, str(path), str(blocks), str(pause)]
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-
-    def lines(self):
-        return self.log.read_text().split("\n")[:-1]
-
-    def wait_for(self, lines):
-        until = time.monotonic() + 120.0
-        while len(self.lines()) < lines and self.process.poll() is None:
-            assert time.monotonic() < until, "waited in vain"
-            time.sleep(0.002)
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        assert self.process.wait() == -signal.SIGKILL, self.log.read_text()
-        return [int(line) for line in self.lines()]
-
-
-@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
-def test_no_kill_spoils_or_repeats_anything(kills, tmp_path, cache):
-    rng, path = np.random.default_rng(kills), tmp_path / "sweep"
-    blocks = 10 * kills
-    whole = sweep(grid={"seed": range(blocks), "lr": LR}).load()
+@pytest.mark.parametrize(
+    ("blocks", "lines"),
+    [
+        pytest.param(6, [140], id="once"),
+        # At the start, in each step of making the store, between any two files of a block.
+        pytest.param(100, [1 + 23 * n % 140 for n in range(30)], marks=pytest.mark.slow, id="30"),
+    ],
+)
+def test_no_kill_spoils_or_repeats_anything(blocks, lines, tmp_path, cache, monkeypatch):
+    path, grid = tmp_path / "sweep", {"seed": range(blocks), "lr": LR}
+    script = KILLED.format(make=MAKE, blocks=blocks)
+    env = {**cache, "PYTHONPATH": plain.PATHS}
+    whole = sweep(grid=grid).load()
     done: set[int] = set()
-    for n in range(kills):
-        run = Killable(path, blocks, cache)
-        if n % 2:  # anywhere while it starts
-            time.sleep(rng.uniform(0.0, 2.5))
-        else:  # or in the midst of its work
-            run.wait_for(rng.integers(1, 9))
-            time.sleep(rng.uniform(0.0, 0.04))
-        computed = run.kill()
+    for last in lines:
+        command = [sys.executable, "-c", script, str(path), str(last)]
+        killed = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        printed = killed.stdout.split()
+        assert len(printed) == last
+        computed = [int(text) for text in printed if text.isdigit()]
         assert len(set(computed)) == len(computed)
         assert not done & set(computed)
-        if path.exists() and (path / "zarr.json").exists():
-            now = xarray.open_zarr(path, chunks=None).load()
+        if path.exists():
+            now = odeae.open_sweep(path).load()
             status = now.status.values
             assert np.all((status == -1).all(1) | (status != -1).all(1))
-            after = set(np.flatnonzero((status != -1).all(1)).tolist())
-            assert done <= after <= done | set(computed)
-            assert len(set(computed) - after) <= 1  # the one in work
+            seen = np.flatnonzero((status != -1).all(1)).tolist()
             for name in whole.data_vars:
-                rows = sorted(after)
-                assert_array_equal(now[name].values[rows], whole[name].values[rows])
+                assert_array_equal(now[name].values[seen], whole[name].values[seen])
+            digests = path.glob("status/.c.*.digest")
+            after = {int(file.name.split(".")[2]) for file in digests}
+            assert done <= after <= set(seen) <= done | set(computed)
+            assert len(set(computed) - after) <= 1  # the one in work
             done = after
     assert 0 < len(done) < blocks
-    run = Killable(path, blocks, cache, pause=0.0)
-    assert run.process.wait() == 0, run.log.read_text()
-    *computed, last = run.lines()
-    assert last == "complete"
-    assert sorted(map(int, computed)) == sorted(set(range(blocks)) - done)
+    with computing(monkeypatch) as rest:
+        same(sweep(grid=grid, store=path), whole)
+    assert sorted(rest) == sorted(set(range(blocks)) - done)
     same(odeae.open_sweep(path), whole)
 
 
@@ -1115,7 +1107,8 @@ print(peak())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("n", [4000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [4000, 100_000])
 def test_memory_does_not_grow_with_the_sweep(n, tmp_path, cache):
     script = MEMORY.replace("{make}", MAKE)
     command = [sys.executable, "-c", script, str(n), str(tmp_path / "sweep")]

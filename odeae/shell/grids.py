@@ -5,7 +5,7 @@ from typing import Any
 
 from odeae.base.messages import nearest, one_of, shortened
 from odeae.shell.builders import build_problem, build_spectrum, build_state
-from odeae.shell.settings import NETWORK, PLACES, RULE, SPECTRUM, STATE, Setting, numbers, whole
+from odeae.shell.settings import NETWORK, PLACES, RULE, SPECTRUM, STATE, Setting, as_type, numbers
 
 SWEPT = {s.key: s for s in [*SPECTRUM, *NETWORK, *RULE, *STATE]}
 
@@ -57,17 +57,9 @@ def _value(setting: Setting, value: Any) -> Any:
     """One swept value in the setting's type, from a file's value or the text of a flag."""
     if setting.metavar == "LIST":  # a text, so that it can label a curve
         return ",".join(f"{number:g}" for number in numbers(setting.key, value))
-    plain = isinstance(value, str)
-    bools = {"true": True, "yes": True, "false": False, "no": False}
     try:
-        if setting.type is bool:
-            return value if isinstance(value, bool) else bools[value.lower()]
-        if isinstance(value, bool) or (setting.type is str and not plain):
-            raise ValueError
-        if setting.type is int:
-            return whole(value)
-        return setting.type(value)
-    except (AttributeError, KeyError, TypeError, ValueError):
+        return as_type(setting.type, value)
+    except (TypeError, ValueError):
         want = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts"}
         raise ValueError(
             f"`{setting.key}` must be swept over {want[setting.type]}, got {shortened(value)}"
@@ -141,27 +133,24 @@ class Build:
         return problem, build_state(values, problem)
 
 
-def build_pool(values: dict[str, Any]) -> Any:
-    """Return the pool that computes, not yet open, or None for this process.
+def build_pool(values: dict[str, Any]) -> dict[str, Any]:
+    """Return where to compute, as an argument of `sweep`; of a pool, one that isn't open yet.
 
     Raises `ValueError` for more than one, and for parameters that don't fit.
     """
     given = [n for n in PLACES if not (values[n] is None or values[n] is False)]
     if len(given) > 1:
         raise ValueError(f"give only one of {', '.join('--' + name for name in given)}")
-    if not given:
-        return None
-    from odeae.base.checks import whole
+    if given in ([], ["workers"]):
+        return {"workers": values["workers"]}
     from odeae.sweeps import workers
 
-    if given == ["workers"]:
-        return workers.process_pool(whole("workers", values["workers"]))
-    if given == ["devices"]:
-        return workers.device_pool()
-    if given == ["dask"]:
-        return workers.dask_pool(values["dask"])
-    parameters = {key: _plain(value) for key, value in values["slurm"].items()}
-    return workers.slurm_pool(str(parameters.pop("folder", "odeae-slurm")), **parameters)
+    if given == ["slurm"]:
+        parameters = {key: _plain(value) for key, value in values["slurm"].items()}
+        folder = str(parameters.pop("folder", "odeae-slurm"))
+        return {"executor": workers.slurm_pool(folder, **parameters)}
+    pool = workers.device_pool() if given == ["devices"] else workers.dask_pool(values["dask"])
+    return {"executor": pool}
 
 
 def _plain(value: Any) -> Any:

@@ -214,25 +214,28 @@ def _typed(setting: Setting, value: Any, path: Path) -> Any:
             return value
         table = f"[{setting.section}.{setting.key}]"
         raise ValueError(f"{path}: {setting.key} must be a table, {table}, got {shortened(value)}")
-    integer = isinstance(value, int) and not isinstance(value, bool)
-    good = {
-        int: integer or (isinstance(value, float) and value.is_integer()),
-        float: integer or isinstance(value, float),
-        bool: isinstance(value, bool),
-        str: isinstance(value, str),
-    }[setting.type]
-    if not good:
-        want = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-        raise ValueError(
-            f"{path}: `{setting.key}` in [{setting.section}] must be {want[setting.type]}, got "
-            f"{shortened(value)}"
-        )
+    place = f"{path}: `{setting.key}` in [{setting.section}]"
     try:
-        return setting.type(value)
+        if isinstance(value, str) != (setting.type is str):
+            raise TypeError
+        return as_type(setting.type, value)
     except OverflowError:
-        raise ValueError(
-            f"{path}: `{setting.key}` in [{setting.section}] is too large, {shortened(value)}"
-        ) from None
+        raise ValueError(f"{place} is too large, {shortened(value)}") from None
+    except (TypeError, ValueError):
+        want = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+        raise ValueError(f"{place} must be {want[setting.type]}, got {shortened(value)}") from None
+
+
+def as_type(kind: type, value: Any) -> Any:
+    """A value of a file, or of the text of a flag, as a bool, whole number, number or text.
+
+    Raises `ValueError`, `TypeError` or `OverflowError` for what is none.
+    """
+    if kind is bool and isinstance(value, str):
+        value = {"true": True, "yes": True, "false": False, "no": False}.get(value.lower())
+    if isinstance(value, bool) != (kind is bool) or (kind is str and not isinstance(value, str)):
+        raise TypeError
+    return whole(value) if kind is int else kind(value)
 
 
 ALL = [*COMMON, *SOLVE, *ENSEMBLE, *RUNS, *SWEEP, *OUTPUT]

@@ -28,9 +28,9 @@ def sweep(values: dict[str, Any], as_json: bool) -> None:
     options["save"] = save.replace(",", " ").split() if isinstance(save, str) else save or ()
     options["progress"] = progress_bar() if values["progress"] is None else values["progress"]
     build, times = grids.Build.of(values, grid), builders.build_times(values, 200)
-    before, pool = _stored_curves(store), grids.build_pool(values)
+    before, options = _stored_curves(store), options | grids.build_pool(values)
     try:
-        curves = sweep_(build, grid, times, store=store, executor=pool, **options)
+        curves = sweep_(build, grid, times, store=store, **options)
     except KeyboardInterrupt:
         if store is None:
             raise

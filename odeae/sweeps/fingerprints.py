@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from odeae.base.precision import is_traced
-from odeae.sweeps.store import IN_PYTHON
+from odeae.sweeps.layout import IN_PYTHON
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))

@@ -74,7 +74,7 @@ def completed(
         call = functools.partial(_outcome, function)
     else:
         call = functools.partial(_load_and_run, _pickled(function), _cache_settings())
-    return _stream(_Submitter(executor, call), iter(tasks), in_flight)
+    return _stream(executor, call, iter(tasks), in_flight)
 
 
 def _interruptible(function: Callable[[Any], Any], task: Any) -> Any:
@@ -115,25 +115,27 @@ def _leave() -> None:
         os._exit(130)
 
 
-def _stream(submit: "_Submitter", tasks: Iterator[Any], in_flight: int) -> Iterator[Any]:
+def _stream(
+    executor: Any, call: functools.partial[Any], tasks: Iterator[Any], in_flight: int
+) -> Iterator[Any]:
     """Keep up to `in_flight` tasks running and yield what is done; cancel the rest on the way out.
 
     A task counts until its result is yielded, so that a slow reader stops the flow.
     """
     running: dict[Any, Any] = {}  # job: task
-    wave = max(1, in_flight // 2) if submit.batched else 1
+    batched = hasattr(executor, "batch")  # submitit, whose jobs are looked for on a shared disk
+    wave = max(1, in_flight // 2) if batched else 1
     pause = 0.0
 
     def refill():
-        if in_flight - len(running) >= wave:
-            running.update(submit(list(itertools.islice(tasks, in_flight - len(running)))))
+        if (free := in_flight - len(running)) >= wave:
+            running.update(_submitted(executor, call, list(itertools.islice(tasks, free))))
 
     try:
         refill()
         while running:
             done = [job for job in running if job.done()]
-            # Jobs are looked for on a shared disk, tasks of a pool in memory.
-            pause = 0.0 if done else min(1.5 * pause + 1e-3, 0.5 if submit.batched else 0.05)
+            pause = 0.0 if done else min(1.5 * pause + 1e-3, 0.5 if batched else 0.05)
             time.sleep(pause)
             failure = None
             for job in done:
@@ -149,38 +151,29 @@ def _stream(submit: "_Submitter", tasks: Iterator[Any], in_flight: int) -> Itera
             if failure is not None:
                 raise failure
     finally:
-        _cancel(running, submit.batched)
+        _cancel(running, batched)
 
 
-class _Submitter:
-    """Hands lists of tasks to an executor, each in the way it likes them."""
-
-    def __init__(self, executor: Any, call: functools.partial[Any]):
-        self.executor, self.call = executor, call
-        self.batched = hasattr(executor, "batch")  # submitit: one job array for the list
-        # Dask takes equal calls for the same unless told that the function may not be pure.
-        self.options = {"pure": False} if hasattr(executor, "get_executor") else {}
-
-    def __call__(self, tasks: list[Any]) -> dict[Any, Any]:
-        """Return {job: task}; raises `RuntimeError` if the executor takes nothing any more."""
-        if not tasks:
-            return {}
-        jobs = []
-        call, submit = self.call, self.executor.submit
-        try:
-            with self.executor.batch() if self.batched else contextlib.nullcontext():
-                for task in tasks:
-                    jobs.append(submit(call.func, *call.args, task, **self.options))
-        except BaseException as error:
-            _cancel([] if self.batched else jobs, self.batched)
-            if self.batched and isinstance(error, RuntimeError | OSError):
-                raise RuntimeError(
-                    f"the jobs could not be submitted: {first_line(error)}; completed results are "
-                    "kept, so run again to go on"
-                ) from error
-            _raise_if_death(error)
-            raise
-        return dict(zip(jobs, tasks, strict=True))
+def _submitted(executor: Any, call: functools.partial[Any], tasks: list[Any]) -> dict[Any, Any]:
+    """Hand tasks to an executor, {job: task}; raises `RuntimeError` if it takes no more."""
+    batch = getattr(executor, "batch", None) if tasks else None  # one job array for all
+    # Dask takes equal calls for the same unless told that the function may not be pure.
+    options = {"pure": False} if hasattr(executor, "get_executor") else {}
+    jobs = []
+    try:
+        with batch() if batch else contextlib.nullcontext():
+            for task in tasks:
+                jobs.append(executor.submit(call, task, **options))
+    except BaseException as error:
+        _cancel([] if batch else jobs, False)
+        if batch and isinstance(error, RuntimeError | OSError):
+            raise RuntimeError(
+                f"the jobs could not be submitted: {first_line(error)}; completed results are "
+                "kept, so run again to go on"
+            ) from error
+        _raise_if_death(error)
+        raise
+    return dict(zip(jobs, tasks, strict=True))
 
 
 def _value(job: Any) -> Any:

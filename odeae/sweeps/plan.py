@@ -14,8 +14,8 @@ from odeae.base.precision import in_float64, to_numpy
 from odeae.base.status import Status
 from odeae.results.variables import attributes
 from odeae.sweeps.grid import LANE, described_values, labels_of, plain_value, value_at
+from odeae.sweeps.layout import Layout, Variable
 from odeae.sweeps.probes import lane_of, sketch, traced_lane
-from odeae.sweeps.store import Layout, Variable
 from odeae.theory.lanes import TOO_MANY
 from odeae.theory.queue import in_lanes, solve_lanes
 from odeae.theory.strategy import explicit_steps, solve_alone, solve_each
@@ -69,11 +69,7 @@ class Plan:
 
     def empty(self) -> dict[str, np.ndarray]:
         """Arrays for the whole sweep, without any result."""
-        lanes = tuple(self.layout.lanes.values())
-        return {
-            name: np.full((*lanes, *v.shape), -1 if v.dtype == "int8" else np.nan, v.dtype)
-            for name, v in self.layout.variables.items()
-        }
+        return {name: v.empty(self.layout.shape) for name, v in self.layout.variables.items()}
 
     def dataset(self, arrays: dict[str, np.ndarray]) -> "xarray.Dataset":
         """The dataset of arrays in memory, as a store would give it."""
@@ -140,10 +136,7 @@ class Plan:
     def compute(self, i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Solve block i; returns every variable in the block's shape, and the lanes' sketches."""
         lanes = self.lanes(i)
-        out = {
-            name: np.full((len(lanes), *v.shape), np.nan if v.dtype == "float64" else -1, v.dtype)
-            for name, v in self.layout.variables.items()
-        }
+        out = {name: v.empty((len(lanes),)) for name, v in self.layout.variables.items()}
         families = {}  # lanes of one structure, whatever values made it
         made = np.full(len(lanes), np.nan)
         todo = np.arange(len(lanes))
@@ -162,7 +155,7 @@ class Plan:
             )
             equations, states = tree
             self._solve(i, which, equations, states, out)
-        values = {name: x.reshape(self.layout.shape(i, name)) for name, x in out.items()}
+        values = {name: x.reshape(*self.layout.size(i), *x.shape[1:]) for name, x in out.items()}
         return values, made
 
     def _built(

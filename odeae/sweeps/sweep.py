@@ -20,9 +20,10 @@ from odeae.model.problem import Problem
 from odeae.model.state import State
 from odeae.sweeps.fingerprints import fingerprints
 from odeae.sweeps.grid import columns_of, described_values, labels_of, places_of, value_at
+from odeae.sweeps.layout import FINGERPRINTS
 from odeae.sweeps.plan import Plan
 from odeae.sweeps.probes import digest_of, probe, traceable
-from odeae.sweeps.store import FINGERPRINTS, open_store, opened
+from odeae.sweeps.store import open_store, opened
 from odeae.theory.quantities import QUANTITIES
 from odeae.theory.queue import in_lanes
 from odeae.theory.regime import finite_size, warn_outside
@@ -76,14 +77,15 @@ def sweep(
 
     `store`: a folder for a Zarr store, filled chunk by chunk. Killed at any moment it loses the
     chunks in work, and the same call goes on with the rest; the result is the same to the last
-    bit. The dataset then reads from the store what is asked of it, so that a sweep can be larger
-    than the memory. What is stored is checked first: damaged chunks are computed again, and the
-    problems and states of at most 100 of the stored chunks (1000 curves, where `build` can't be
-    traced over any number), evenly chosen, are built again and compared with those that were
-    solved. A stored sweep, finished or not, is extended by the same call with more values (more
-    seeds, a finer axis; zipped: more lanes): what is stored is kept, bit for bit, and only the rest
-    is computed, into a hidden folder beside the store (`.NAME.extended`) that takes the store's
-    place once all is done. `odeae.open_sweep` opens a store. Needs `pip install 'odeae[sweep]'`.
+    bit (a power cut may damage more of them, which are computed again). The dataset then reads from
+    the store what is asked of it, so that a sweep can be larger than the memory. What is stored is
+    checked first: damaged chunks are computed again, and the problems and states of at most 100 of
+    the stored chunks (1000 curves, where `build` can't be traced over any number), evenly chosen,
+    are built again and compared with those that were solved. A stored sweep, finished or not, is
+    extended by the same call with more values (more seeds, a finer axis; zipped: more lanes): what
+    is stored is kept, bit for bit, and only the rest is computed, into a hidden folder beside the
+    store (`.NAME.extended`) that takes the store's place once all is done. `odeae.open_sweep` opens
+    a store. Needs `pip install 'odeae[sweep]'`.
 
     `workers`: processes on this machine. `executor`: anything with `submit`, or a pool of
     `odeae.workers` (processes, accelerators, Dask, SLURM): one that isn't open yet is opened for
@@ -92,9 +94,7 @@ def sweep(
     Raises `ValueError` for a grid, `build` or store that don't fit, before anything is computed;
     `RuntimeError` if the store is in use or a worker dies.
     """
-    plan = _plan(
-        build, grid, times, flag("zip", zip), save, rtol, atol, solver, max_steps, chunk, store
-    )
+    plan = _plan(build, grid, times, flag("zip", zip), save, rtol, atol, solver, max_steps, chunk)
     flag("progress", progress)
     if store is not None and not isinstance(store, str | os.PathLike):
         raise ValueError(f"`store` must be the path of a folder, got {store!r:.60}")
@@ -111,7 +111,7 @@ def sweep(
         if store is not None:
             check = functools.partial(_check_made, plan, store)
             target = held.enter_context(open_store(store, plan.layout, check))
-        done = np.zeros(plan.layout.n_chunks, bool) if target is None else target.done()
+        done = np.zeros(plan.layout.n_chunks, bool) if target is None else target.done
         memory = {} if target is not None else plan.empty()
         plan.known = None if target is None else target.known
         if workers is not None:
@@ -144,7 +144,7 @@ def _computed(plan: "Plan", done: Any, executor: Any, progress: bool) -> Iterato
         return
     from tqdm import tqdm
 
-    sizes = [math.prod(plan.layout.shape(i, "status")) for i in range(len(done))]
+    sizes = [math.prod(plan.layout.size(i)) for i in range(len(done))]
     first = sum(size for size, is_done in itertools.zip_longest(sizes, done) if is_done)
     with tqdm(total=sum(sizes), initial=first, unit=" curves", smoothing=0.1) as bar:
         for i, values in results:
@@ -178,7 +178,7 @@ def _check_made(plan: "Plan", store: Any, blocks: np.ndarray, made: np.ndarray) 
         )
 
 
-def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk, store) -> Plan:
+def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk) -> Plan:
     """Check all that can be checked before anything is computed."""
     if not callable(build):
         raise ValueError(f"`build` must be a function of the parameters, got {build!r:.60}")

@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -43,11 +43,8 @@ def process_pool(workers: int) -> Iterator[Any]:
     workers = checks.whole("workers", workers)
     env = {**_ONE_CORE, "JAX_PLATFORMS": "cpu"}
     # What the user has set in the environment is meant.
-    pool = _loky(workers, {k: v for k, v in env.items() if k not in os.environ})
-    try:
+    with _loky(workers, {k: v for k, v in env.items() if k not in os.environ}) as pool:
         yield pool
-    finally:
-        _kill(pool)
 
 
 @contextlib.contextmanager
@@ -58,15 +55,8 @@ def device_pool() -> Iterator[Any]:
     Raises `ValueError` if there is no accelerator and `ImportError` without loky.
     """
     visible = _visible(_accelerators())
-    pools = []
-    try:
-        for device in visible:
-            env = {"CUDA_VISIBLE_DEVICES": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-            pools.append(_loky(1, env))
-        yield _FirstFree(pools)
-    finally:
-        for pool in pools:
-            _kill(pool)
+    with _loky(len(visible), {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, visible) as pool:
+        yield pool
 
 
 @contextlib.contextmanager
@@ -129,20 +119,28 @@ def slurm_pool(folder: str | os.PathLike[str], **parameters: Any) -> Iterator[An
     yield executor
 
 
-def _loky(workers: int, env: dict[str, str]) -> Any:
+@contextlib.contextmanager
+def _loky(workers: int, env: dict[str, str], devices: Sequence[str] = ()) -> Iterator[Any]:
+    """Open a pool of processes; each takes one of the `devices`, if there are any."""
     loky = needed_package("loky", "sweep")
     env = {**_KEEP_WORKERS, **env}  # set before anything is imported there
-    return loky.ProcessPoolExecutor(workers, env=env, initializer=_begin, initargs=(os.getpid(),))
+    free: Any = loky.backend.get_context().SimpleQueue() if devices else None
+    for device in devices:
+        free.put(device)
+    pool = loky.ProcessPoolExecutor(
+        workers, env=env, initializer=_begin, initargs=(os.getpid(), free)
+    )
+    try:
+        yield pool
+    finally:  # at once: nobody waits for what a running one still computes
+        pool.shutdown(wait=True, kill_workers=True)
 
 
-def _kill(pool: Any) -> None:
-    """End the workers at once: nobody waits for what a running one still computes."""
-    pool.shutdown(wait=True, kill_workers=True)
-
-
-def _begin(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and never outlive it."""
+def _begin(parent: int, free: Any) -> None:
+    """Leave Ctrl-C to the parent, never outlive it, and take a device before JAX looks for one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if free is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
 
     def watch():
         while os.getppid() == parent:
@@ -150,22 +148,6 @@ def _begin(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-class _FirstFree:
-    """Several pools behind one `submit`: a task goes where the fewest are waiting."""
-
-    def __init__(self, pools: list[Any]):
-        self._waiting: list[tuple[Any, set[Any]]] = [(pool, set()) for pool in pools]
-        self._max_workers = len(pools)
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        for _, futures in self._waiting:
-            futures -= {future for future in futures if future.done()}
-        pool, futures = min(self._waiting, key=lambda pair: len(pair[1]))
-        future = pool.submit(function, *args)
-        futures.add(future)
-        return future
 
 
 def _accelerators() -> list[Any]:
