@@ -138,7 +138,7 @@ def by_nodes(
     last = 2 * K - 1  # the same field as the first if K = 1: then nothing is left of it
     second, rest = _split(rest, last, cov[last, last])
 
-    def product(z1: Real, z2: Real) -> Real:
+    def product(z1: Real, z2: Real | float) -> Real:
         fields = mean + first * z1 + second * z2
         A = fields[:K] - M @ activation(fields[K:]) - shift
         slope = activation.slope(fields[K:])
