@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.core
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 else:
     ArrayLike = Any
     Real = jax.Array | np.ndarray | np.generic
+Scalar: TypeAlias = Real | float | int  # one number, perhaps a tracer
 
 
 def is_traced(tree: object) -> bool:
