@@ -91,7 +91,7 @@ def _draws(seed: Any, counts: list[int], hidden: int) -> Real:
 
 
 @jax.jit
-def _normals(seed: Any, streams: np.ndarray, places: np.ndarray) -> Real:
+def _normals(seed: Any, streams: Real, places: Real) -> Real:
     """Return numbers of `jax.random.normal` in float64, one for each stream and place in it.
 
     A stream is a key of `jax.random.split(jax.random.key(seed))`, with JAX's default generator. The
