@@ -208,7 +208,7 @@ def draw_against(
     places, _, kind = _place(values) if len(np.unique(values)) == len(values) else (values, 0, "")
     ax.plot(places, average, "o-", color=COLOURS[0], lw=1.2, ms=4.5)
     if np.any(partly):
-        style = {"mfc": "white", "label": "mean without those that failed"}
+        style: dict[str, Any] = {"mfc": "white", "label": "mean without those that failed"}
         ax.plot(places[partly], average[partly], "o", color=COLOURS[0], ms=4.5, **style)
     _scale(ax, "x", x, values, kind)
     known = average[np.isfinite(average)]
