@@ -46,7 +46,7 @@ def best_decoder(problem: Problem, state: State) -> State:
     network, inputs = problem.autoencoder, problem.inputs
     if network.tied:
         raise ValueError(
-            "`problem` must be untied: tied weights have no decoder of their own to be chosen"
+            "`problem` must be untied: tied weights have no separate decoder to choose"
         )
     unknowns = state.unknowns()
     rows, total = unknowns.rows, total_overlaps(unknowns, inputs)

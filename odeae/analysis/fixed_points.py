@@ -125,9 +125,9 @@ class FixedPoint(eqx.Module):
         kind: What the point is, in words.
 
     Example:
-        >>> point = odeae.fixed_points(small, odeae.aligned_state(small, 0.0, 0.0))
+        >>> point = odeae.fixed_points(problem, odeae.aligned_state(problem, 0.0, 0.0))
         >>> print(point.kind)
-        saddle with 2 unstable directions, ...
+        saddle with 9 unstable directions and 2991 in the bulk, none flat
     """
 
     state: State
@@ -204,9 +204,9 @@ def fixed_points(
     Source: docs/theory.md 4, 5 and 7; Baldi and Hornik (1989) for linear networks.
 
     Example:
-        >>> point = odeae.fixed_points(small, odeae.aligned_state(small, 0.0, 0.0))
+        >>> point = odeae.fixed_points(problem, odeae.aligned_state(problem, 0.0, 0.0))
         >>> point.directions.unstable
-        2
+        9
     """
     sizes(problem)
     if is_traced((problem, states)):

@@ -286,8 +286,8 @@ def _samples(samples: ArrayLike, reconstructions: ArrayLike) -> tuple[Real, Real
         )
     if any(a not in (1, b) for a, b in zip(x.shape[-3::-1], y.shape[-3::-1], strict=False)):
         raise ValueError(
-            f"leading axes of `samples` must be those of `reconstructions`, got {x.shape} and "
-            f"{y.shape}"
+            f"leading axes of `samples` must be the same as of `reconstructions`, got {x.shape} "
+            f"and {y.shape}"
         )
     if x.shape[-2] < 3:
         raise ValueError(f"`samples` must hold at least 3 of them, got {x.shape[-2]}")

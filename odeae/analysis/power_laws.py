@@ -56,7 +56,7 @@ class PowerLaw(NamedTuple):
         points: Number of times in the window.
 
     Example:
-        >>> odeae.fit_power_law([1, 2, 4, 8], [3, 6, 12, 24], start=1).exponent.round(6)
+        >>> float(odeae.fit_power_law([1, 2, 4, 8], [3, 6, 12, 24], start=1).exponent.round(6))
         1.0
     """
 

@@ -71,7 +71,7 @@ def numbers(name: str, value: object) -> Real:
         ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         path = isinstance(value, str) and value.rpartition(".")[2].isalpha() and "." in value
-        hint = "; read the file first, as by numpy.load" if path else ""
+        hint = "; read the file first, for example with numpy.load" if path else ""
         hint = "; pass its .detach().cpu().numpy()" if hasattr(value, "detach") else hint
         raise ValueError(
             f"`{name}` must hold real numbers, got {shortened(value)}{hint}"

@@ -197,7 +197,7 @@ def descend(
     eps = float(scalar("size", size))
     j, k = _pair(values, inside, hidden, pair)
     if j is None and eps**2 >= 2.0:
-        raise ValueError(f"`size` must be below √2 for a neuron that is free, got {eps:g}")
+        raise ValueError(f"`size` must be below √2 for an unused neuron, got {eps:g}")
     A = critical_weights(covariance, inside, hidden).A
     if j is None:
         A[:, len(inside)] = eps * vectors[:, k]

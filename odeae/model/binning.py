@@ -40,7 +40,7 @@ def spikes_and_bins(
 ) -> tuple[Real, Real, tuple[int, ...], Real | None]:
     """Return spikes ρ/D, bulk ρ, multiplicities and the order of eigenvalues ρ.
 
-    `spikes` and `bins` are those of `Spectrum.from_eigenvalues`. The order is None for falling ρ.
+    `spikes` and `bins` mean the same as in `Spectrum.from_eigenvalues`. The order is None for falling ρ.
     """
     dim, bins = rho.shape[0], whole("bins", bins)
     if is_traced(rho):

@@ -17,7 +17,7 @@ def refusal(network: Autoencoder) -> str | None:
     if network.tied:
         return (
             "`diffusion` is for untied weights: with tied ones the steps' noise moves the decoder "
-            "too, which odeae doesn't follow; without it the curve is that of small rates"
+            "too, which odeae doesn't follow; without it the curve is the limit of small rates"
         )
     reason = network.activation.lacks_gradient_covariance(network.hidden)
     return None if reason is None else f"`diffusion` needs averages over four fields, {reason}"

@@ -109,7 +109,7 @@ class SGD(AbstractRule):
             )
         if self.truncated and network.output_bias:
             raise ValueError(
-                "`truncated` SGD can't train an `output_bias`: no neuron but the last would see it"
+                "`truncated` SGD can't train an `output_bias`: only the last neuron would see it"
             )
         if self.gradient != "full" and not network.tied:
             raise ValueError(

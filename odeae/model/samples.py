@@ -40,7 +40,7 @@ def eigensystem_of_data(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the falling eigenvalues (D,) and eigenvectors (D, D) of data, and their mean (D,).
 
-    The arguments, errors and warnings are those of `Spectrum.from_data`.
+    Arguments, errors and warnings are described in `Spectrum.from_data`.
     """
     if is_traced(x if hasattr(x, "shape") else None):
         raise ValueError("`x` must be concrete: a spectrum can't be found under jit or vmap")
@@ -55,8 +55,8 @@ def eigensystem_of_data(
     rho = np.where(np.abs(rho) <= rounding, 0.0, rho)
     if (variance := rho.mean()) > LARGE * len(rho):
         warn(
-            f"the mean variance of the inputs, tr Ω/D = {variance:.4g}, is large beside D="
-            f"{len(rho)}: at rate 1 theory and SGD part (docs/theory.md 1). Divide the data "
+            f"the mean variance of the inputs, tr Ω/D = {variance:.4g}, is large compared with "
+            f"D={len(rho)}: at rate 1 theory and SGD differ (docs/theory.md 1). Divide the data "
             f"by {np.sqrt(variance):.3g}, which makes it 1, or give rates below "
             f"{LARGE * len(rho) / variance:.1g}"
         )

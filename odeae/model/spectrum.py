@@ -243,7 +243,7 @@ class Spectrum(eqx.Module):
     ) -> "Spectrum":
         """Return the spectrum, the basis and the mean of data.
 
-        The eigenvalues are those of the covariance of `x`, after the mean is removed. Modes without
+        The eigenvalues belong to the covariance of `x`, after the mean is removed. Modes without
         variance, which eigh returns at ±rounding, get eigenvalue 0. With fewer than 5 D rows a
         warning says how far sample eigenvalues are off. If tr Ω/D is large compared with D, another
         warning gives a better scale.

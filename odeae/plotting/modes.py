@@ -50,7 +50,7 @@ def plot_mode_dynamics(
     from matplotlib.lines import Line2D
 
     if not dynamics or not all(isinstance(part, ModeDynamics) for part in dynamics):
-        raise ValueError("plot_mode_dynamics takes what mode_map and estimate_mode_map return")
+        raise ValueError("plot_mode_dynamics takes results of mode_map and estimate_mode_map")
     if labels is not None:
         labels = [str(label) for label in entries("labels", labels, len(dynamics))]
     if any(part.times is None for part in dynamics):

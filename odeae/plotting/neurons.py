@@ -55,7 +55,7 @@ def neurons(
     """
     if not isinstance(trajectory, Trajectory):
         raise ValueError(
-            f"neurons takes what predict or simulate return, got {type(trajectory).__name__}"
+            f"neurons takes a result of predict or simulate, got {type(trajectory).__name__}"
         )
     if is_traced(trajectory):
         raise ValueError("`trajectory` must be concrete: neurons are drawn outside jit and vmap")
@@ -131,7 +131,7 @@ def plot_neurons(
         The array of Axes: one row of at most eight columns, or more, for each curve.
 
     Raises:
-        ValueError: For a shape that doesn't have D pixels, and those of `odeae.neurons`.
+        ValueError: For a shape that doesn't have D pixels, and as `odeae.neurons`.
 
     Example:
         >>> problem = odeae.Problem(odeae.Spectrum.from_data(x), odeae.Autoencoder(2))
