@@ -60,8 +60,8 @@ class AbstractActivation(eqx.Module):
         for base in cls.__bases__:
             if base is not AbstractActivation and base.__module__.startswith("odeae."):
                 raise TypeError(
-                    f"{base.__name__} can't be subclassed, because odeae has formulas that hold only "
-                    "for it; subclass odeae.AbstractActivation, or wrap a function in "
+                    f"{base.__name__} can't be subclassed, because odeae has formulas that hold "
+                    "only for it; subclass odeae.AbstractActivation, or wrap a function in "
                     "odeae.Quadrature(fn)"
                 )
 

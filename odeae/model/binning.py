@@ -40,7 +40,8 @@ def spikes_and_bins(
 ) -> tuple[Real, Real, tuple[int, ...], Real | None]:
     """Return spikes ρ/D, bulk ρ, multiplicities and the order of eigenvalues ρ.
 
-    `spikes` and `bins` mean the same as in `Spectrum.from_eigenvalues`. The order is None for falling ρ.
+    `spikes` and `bins` mean the same as in `Spectrum.from_eigenvalues`. The order is None if ρ
+    falls.
     """
     dim, bins = rho.shape[0], whole("bins", bins)
     if is_traced(rho):

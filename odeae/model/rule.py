@@ -112,7 +112,7 @@ class AbstractRule(eqx.Module):
             return "none" if decay else "scale"
         return "linear" if free else "rotation"
 
-    def factor(self, t: Float[Real, ""]) -> Any:
+    def factor(self, t: Float[Real, ""]) -> Scalar:
         """Return the factor of all rates at t = steps/D."""
         return 1.0 if self.schedule is None else self.schedule(t)
 

@@ -46,7 +46,7 @@ class AbstractSchedule(eqx.Module):
         return None
 
     @abc.abstractmethod
-    def __call__(self, t: Scalar) -> Any:
+    def __call__(self, t: Scalar) -> Real:
         """Return the factor at time t, in steps/D."""
 
 
@@ -92,7 +92,7 @@ class StepSchedule(AbstractSchedule):
         return self.times
 
     @in_float64
-    def __call__(self, t: Scalar) -> Any:
+    def __call__(self, t: Scalar) -> Real:
         """Return the factor at time t, in steps/D."""
         factors = jnp.concatenate([jnp.ones(1), jnp.asarray(self.factors)])
         return factors[jnp.sum(t >= jnp.asarray(self.times))]
@@ -131,7 +131,7 @@ class CosineSchedule(AbstractSchedule):
         return self.end[None]
 
     @in_float64
-    def __call__(self, t: Scalar) -> Any:
+    def __call__(self, t: Scalar) -> Real:
         """Return the factor at time t, in steps/D."""
         half = 0.5 * (1.0 + jnp.cos(np.pi * jnp.minimum(t / _normal(self.end), 1.0)))
         return self.final + (1.0 - self.final) * half
@@ -165,7 +165,7 @@ class PowerLawSchedule(AbstractSchedule):
         self.start = scalar("start", start, above=0.0)
 
     @in_float64
-    def __call__(self, t: Scalar) -> Any:
+    def __call__(self, t: Scalar) -> Real:
         """Return the factor at time t, in steps/D."""
         return (1.0 + t / _normal(self.start)) ** -self.exponent
 
@@ -188,7 +188,7 @@ class FunctionSchedule(AbstractSchedule):
         return getattr(self.fn, "jumps", None)
 
     @in_float64
-    def __call__(self, t: Scalar) -> Any:
+    def __call__(self, t: Scalar) -> Real:
         """Return the factor at time t, in steps/D."""
         return jnp.asarray(self.fn(t), float)
 

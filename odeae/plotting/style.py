@@ -79,7 +79,8 @@ def panel_axes(axes: Any, count: int) -> list[Axes]:
         panels = []
     if len(panels) < count or not all(hasattr(ax, "transData") for ax in panels):
         raise ValueError(
-            f"`axes` must hold at least {count} Axes, such as plt.subplots returns, got {shortened(axes)}"
+            f"`axes` must hold at least {count} Axes, such as plt.subplots returns, got "
+            f"{shortened(axes)}"
         )
     return panels
 
