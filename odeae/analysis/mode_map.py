@@ -9,7 +9,7 @@ A mode of map 0 is not learnt, a mode of map 1 is passed on in full.
 Source: Pretorius, Kroon & Kamper, ICML 2018, supplement F; docs/theory.md 9.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -26,6 +26,11 @@ from odeae.model.initial import check_weights
 from odeae.model.problem import Problem, sizes
 from odeae.results.checkpoint import Checkpoint
 from odeae.results.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    GivenWeights = Checkpoint | tuple[ArrayLike | None, ...]  # Weights are such a tuple
+else:
+    GivenWeights = Any  # the errors of this module, which are written for people, come first
 
 # Part of the samples' variance below which a mode has only rounding errors of its eigenvector.
 _NO_VARIANCE = 1e-13
@@ -110,7 +115,7 @@ def mode_map(trajectory: Trajectory, clean: bool = False) -> ModeDynamics:
 
 @in_float64
 def mode_map_of_weights(
-    problem: Problem, weights: Checkpoint | tuple[ArrayLike | None, ...], clean: bool = False
+    problem: Problem, weights: GivenWeights, clean: bool = False
 ) -> Float[Real, "*runs dim"]:
     """Return the map ρ̂_j/ρ_j of all D modes at given weights, exact for Gaussian inputs.
 

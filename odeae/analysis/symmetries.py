@@ -40,7 +40,7 @@ def _neuron_generators(problem: Problem) -> list[np.ndarray]:
 
 def turned_rows(
     wide: Equations, columns: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, list[tuple[int, int]], list[np.ndarray]]:
+) -> tuple[np.ndarray, list[tuple[np.integer, np.integer]], list[np.ndarray]]:
     """Turn every eigenspace so that at most `width` of its rows are not zero.
 
     A rotation of modes of equal eigenvalue changes no count. Generators of rotations among rows of
@@ -75,7 +75,7 @@ def symmetry_tangents(
     wide: Equations,
     columns: np.ndarray,
     b: np.ndarray,
-    pairs: list[tuple[int, int]],
+    pairs: list[tuple[np.integer, np.integer]],
 ) -> np.ndarray:
     """Return the changes of a state by the generators, (generators, packed coordinates)."""
     inputs, network = wide.inputs, problem.autoencoder
