@@ -365,7 +365,7 @@ BAD = {
     "mode_map_of_weights(problem, (x, x), clean=1)": "`clean` must be True or False, got 1",
     "mode_map_of_weights(problem, x)": "`weights` must be a Checkpoint, Weights or .W, V., got nd",
     "estimate_mode_map(x, x, centred=1)": "`centred` must be True or False, got 1",
-    "plot_mode_dynamics(curve)": "plot_mode_dynamics takes what mode_map and",
+    "plot_mode_dynamics(curve)": "plot_mode_dynamics takes results of mode_map and",
 }
 
 
@@ -552,7 +552,7 @@ def test_the_plot_takes_axes_labels_and_modes():
     assert [text.get_text() for text in legend.get_texts()] == ["ρ = 1", "mine"]
     two = plot_mode_dynamics(late, late, modes=[0]).lines
     assert [line.get_linestyle() for line in two[:2]] == ["-", "--"]
-    with pytest.raises(ValueError, match="plot_mode_dynamics takes what mode_map"):
+    with pytest.raises(ValueError, match="plot_mode_dynamics takes results of mode_map"):
         plot_mode_dynamics()
     with pytest.raises(ValueError, match="`labels` must have 1 entries, got 2"):
         plot_mode_dynamics(late, labels=["a", "b"])

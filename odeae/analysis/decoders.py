@@ -1,4 +1,4 @@
-"""The best decoders of given encoders."""
+"""The best decoder of given encoders, and the error that it leaves."""
 
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -19,18 +19,34 @@ from odeae.model.state import Modes, State, total_overlaps
 def best_decoder(problem: Problem, state: State) -> State:
     """Return `state` with the decoder that has the least error for its encoder and biases.
 
-    The error is quadratic in the decoder: per mode, u = G⁻¹ (ρ̃ c∘w). With an output bias,
-    u = (G − m mᵀ)⁻¹ (ρ̃ c∘w) and u_0 = −m·u, m = ⟨g⟩, so that the mean output vanishes. Of decoders
-    that are equally good (neurons that are copies of each other, or dead) it is the one with the
-    least Σ_k G_kk u_k². Rates and decay play no part. Exact for the lumped rows of a bulk as well.
+    The error is quadratic in the decoder. Its minimum, for each mode, is u = G⁻¹ (ρ̃ c∘w). With an
+    output bias it is u = (G − m mᵀ)⁻¹ (ρ̃ c∘w) and u_0 = −m·u with m = ⟨g⟩, so that the mean output
+    vanishes. If several decoders are equally good (neurons that are copies of each other, or dead),
+    the one with the least Σ_k G_kk u_k² is taken. Rates and decay have no influence. The result is
+    exact for the lumped rows of a bulk, too.
 
-    Raises `ValueError` for tied weights, whose decoder is not free. Source: docs/theory.md 8.
+    Args:
+        problem: The problem, with untied weights.
+        state: A state of this problem.
+
+    Returns:
+        The state, with the same encoder and biases.
+
+    Raises:
+        ValueError: For tied weights, whose decoder is not free.
+
+    Source: docs/theory.md 8.
+
+    Example:
+        >>> best = odeae.best_decoder(problem, state)
+        >>> bool(problem.error(best) <= problem.error(state))
+        True
     """
     state = check_state(problem, state)
     network, inputs = problem.autoencoder, problem.inputs
     if network.tied:
         raise ValueError(
-            "`problem` must be untied: tied weights have no decoder of their own to be chosen"
+            "`problem` must be untied: tied weights have no separate decoder to choose"
         )
     rows, total = state.rows, total_overlaps(state, inputs)
     q, b = diagonal(total.Q1), state.bias if network.bias else None
@@ -44,8 +60,8 @@ def best_decoder(problem: Problem, state: State) -> State:
     return State(rows=rows, n_spikes=state.n_spikes, bias=state.bias)
 
 
-def _inverse(G):
-    """Pseudo-inverse of a covariance, for variances of any sizes."""
+def _inverse(G: Real) -> Real:
+    """Return the pseudo-inverse of a covariance, for variances of any sizes."""
     size = safe_sqrt(jnp.maximum(diagonal(G), 0.0))
     scale = jnp.where(size > 0, 1.0 / jnp.where(size > 0, size, 1.0), 0.0)
     scale = scale[:, None] * scale[None, :]
@@ -55,11 +71,28 @@ def _inverse(G):
 @explains_arguments
 @in_float64
 def residual(problem: Problem, state: State) -> Float[Real, ""]:
-    """Least excess error above the PCA error of rank K that a decoder can leave, of an encoder.
+    """Return the residual of an encoder: the excess error that its best decoder leaves.
 
-    That of `best_decoder(problem, state)`, to all its digits: for a sigmoidal neuron on one mode
-    ½ ρ̃ (1 − y/arcsin y), y = q/(1 + q), q = ρ̃ α². It vanishes only where the encoder spans the
-    leading components and nothing non-linear is left. Source: docs/theory.md 8.
+    The excess is the error above the PCA error of rank K, here of `best_decoder(problem, state)`,
+    to all its digits. For a sigmoidal neuron on one mode it is ½ ρ̃ (1 − y/arcsin y), y = q/(1 + q),
+    q = ρ̃ α². It vanishes only where the encoder spans the leading components and nothing
+    non-linear is left.
+
+    Args:
+        problem: The problem, with untied weights.
+        state: A state of this problem.
+
+    Returns:
+        The excess error, a scalar.
+
+    Raises:
+        ValueError: For tied weights, whose decoder is not free.
+
+    Source: docs/theory.md 8.
+
+    Example:
+        >>> float(odeae.residual(problem, state)) > 0.0
+        True
     """
     best, network = best_decoder(problem, state), problem.autoencoder
     leading = leading_modes(problem.spectrum, network.hidden)

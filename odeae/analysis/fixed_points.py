@@ -1,11 +1,12 @@
-"""Fixed points of the learning dynamics, and which directions lead away from them.
+"""Fixed points of the learning dynamics, and the directions that lead away from them.
 
-The drift is that of `predict`, its linearisation the automatic derivative of the packed rows.
-Directions that are flat because the dynamics has a symmetry are counted from the symmetry's
-generators, not from how small an eigenvalue is (docs/theory.md 4, 5 and 7).
+The drift is the drift of `predict`; its linearisation is the automatic derivative of the packed
+rows. Directions that are flat because of a symmetry are counted from the generators of the
+symmetry, not from the size of eigenvalues (docs/theory.md 4, 5 and 7).
 """
 
 import enum
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -27,7 +28,7 @@ from odeae.analysis.linearisation import (
 from odeae.analysis.symmetries import rank_of, symmetry_tangents, turned_rows
 from odeae.base.checks import scalar, whole
 from odeae.base.messages import counted, explains_arguments
-from odeae.base.precision import Real, in_float64, is_traced
+from odeae.base.precision import ArrayLike, Real, in_float64, is_traced
 from odeae.model.layout import columns_of
 from odeae.model.leading import bulk_rows
 from odeae.model.problem import Problem, check_state, sizes
@@ -40,7 +41,19 @@ _LARGEST = 4096
 
 
 class FixedPointStatus(enum.IntEnum):
-    """How a search for a fixed point ended; `message()` says it with the remedy."""
+    """How a search for a fixed point ended; `message()` names the remedy.
+
+    Attributes:
+        CONVERGED: 0. The drift is below the tolerance.
+        BUDGET: 1. The search needed more steps than `max_steps`.
+        STUCK: 2. The drift is smallest here among the states nearby, but not zero.
+        UNRESOLVED: 3. The search left the field variances that a `Quadrature` resolves.
+        NONFINITE: 4. The weights or their drift stopped being finite.
+
+    Example:
+        >>> odeae.FixedPointStatus.CONVERGED.message()
+        'converged'
+    """
 
     CONVERGED = 0
     BUDGET = 1
@@ -49,7 +62,7 @@ class FixedPointStatus(enum.IntEnum):
     NONFINITE = 4
 
     def message(self) -> str:
-        """One line for people, with the remedy."""
+        """Return one line for people: how the search ended, and the remedy."""
         return {
             FixedPointStatus.CONVERGED: "converged",
             FixedPointStatus.BUDGET: "no fixed point yet: it spent its steps; give a larger "
@@ -66,12 +79,20 @@ class FixedPointStatus(enum.IntEnum):
 
 
 class Directions(NamedTuple):
-    """Numbers of directions: how many lead away, lead back, do neither.
+    """The numbers of directions that lead away from a point, lead back, or do neither.
 
-    `unstable`, `stable`, `flat`: eigenvalues with a real part above, below and at 0 (to the
-    tolerance). `symmetric`: how many of the flat ones a symmetry explains. `frozen`: coordinates
-    that don't move and aren't counted among the others: those whose rate × ρ̃ is up to 1e-7 of the
-    largest, so with rates of 0, and encoders of modes without variance or of a bulk at large D.
+    Attributes:
+        unstable: Eigenvalues of the linearisation with a positive real part.
+        stable: Eigenvalues with a negative real part.
+        flat: Eigenvalues with real part 0, to the tolerance.
+        symmetric: How many of the flat directions a symmetry explains.
+        frozen: Coordinates that don't move, which are not counted above. Their rate × ρ̃ is at most
+            1e-7 of the largest: parts with rate 0, and encoders of modes without variance or of a
+            bulk at large D.
+
+    Example:
+        >>> odeae.Directions(unstable=1, stable=4, flat=1, symmetric=1, frozen=0).unstable
+        1
     """
 
     unstable: int
@@ -82,18 +103,32 @@ class Directions(NamedTuple):
 
 
 class FixedPoint(eqx.Module):
-    """A fixed point, or the point where the search for one ended.
+    """A fixed point, or the point where the search for one ended, from `fixed_points`.
 
-    Unless `status` is CONVERGED there is no fixed point here, and eigenvalues and directions are
-    those of the drift's linearisation at a point like any other.
+    Unless `status` is CONVERGED there is no fixed point here, and eigenvalues and directions belong
+    to the linearisation at an ordinary point. `directions` and `bulk_directions` together count all
+    coordinates of the D modes and the biases.
 
-    `error`: generalisation error there. `residual`: largest entry of the drift of what moves.
-    `steps` of the solver. `eigenvalues` (n,): of the drift's linearisation, by falling real part,
-    in units of D/steps, over what takes part: spikes, biases and those bins of the bulk that have
-    weights. `directions` counts them. `bulk_eigenvalues` (bins, width): those of one mode of each
-    bin that has no weights, O(1/D) for the encoder's part; `bulk_directions` counts them with the
-    numbers of such modes. The two together are the spectrum of all coordinates that D modes and the
-    biases have.
+    Source: docs/theory.md 4, 5 and 7.
+
+    Attributes:
+        state: The state at the point.
+        error: Generalisation error at the point.
+        residual: Largest entry of the drift among the coordinates that move, per unit of time.
+        status: How the search ended.
+        steps: Steps of the search.
+        eigenvalues: Eigenvalues of the linearised drift, by falling real part, per unit of time
+            (D steps), (n,), over spikes, biases and the bins of the bulk that have weights.
+        directions: How many of these lead away, lead back or do neither.
+        bulk_eigenvalues: Eigenvalues of one mode of each bin without weights, (bins, width); O(1/D)
+            for the encoder's part.
+        bulk_directions: The same numbers of directions for all modes of the bulk without weights.
+        kind: What the point is, in words.
+
+    Example:
+        >>> point = odeae.fixed_points(problem, odeae.aligned_state(problem, 0.0, 0.0))
+        >>> print(point.kind)
+        saddle with 9 unstable directions and 2991 in the bulk, none flat
     """
 
     state: State
@@ -108,7 +143,7 @@ class FixedPoint(eqx.Module):
 
     @property
     def kind(self) -> str:
-        """What it is, in words: stable, a saddle with how many ways down, or no fixed point."""
+        """The kind in words: stable, a saddle with its unstable directions, or no fixed point."""
         if self.status is not FixedPointStatus.CONVERGED:
             return "no fixed point"
         own, bulk = self.directions, self.bulk_directions
@@ -121,7 +156,7 @@ class FixedPoint(eqx.Module):
         flat = f"{own.flat} flat, {own.symmetric} of them by symmetry" if own.flat else "none flat"
         return f"{kind}, {flat}"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"FixedPoint: {self.kind}\n  error    {float(self.error):.6g}, drift at most "
             f"{float(self.residual):.2g} after {counted(self.steps, 'step')}\n  status   "
@@ -131,31 +166,48 @@ class FixedPoint(eqx.Module):
 
 @explains_arguments
 def fixed_points(
-    problem: Problem, states: Any, tol: Any = 1e-10, max_steps: int | None = None
+    problem: Problem,
+    states: State | Sequence[State],
+    tol: ArrayLike = 1e-10,
+    max_steps: int | None = None,
 ) -> Any:
-    """Find the fixed point near each of `states`, and what leads away from it.
+    """Find the fixed point near each state, and the directions that lead away from it.
 
-    `states`: one State, such as `predict(problem, state, [t]).final` on a plateau, which gives one
-    `FixedPoint`, or a list of them (or a State with a leading axis), which gives a tuple. `tol`:
-    the drift is at most `tol` times its natural size, the largest rate times the largest ρ̃ (plus
-    the decay). `max_steps` of Levenberg–Marquardt, 1000 by default, from each start to a zero of
-    the drift that `predict` integrates; saddles attract it no less than minima. What fails says so
-    in its `status` and never raises: untied saturating networks without decay have no fixed point
-    but the origin (docs/theory.md 8).
+    From each start Levenberg–Marquardt searches a zero of the drift that `predict` integrates;
+    saddles attract it as much as minima. A search that fails never raises an error, but says so in
+    its `status`: untied saturating networks without decay, for example, have no fixed point except
+    the origin (docs/theory.md 8).
 
-    Directions count the eigenvalues of the linearisation; those whose real part is at most 1e-7 of
-    the drift's size are flat. Symmetries of the problem explain flat ones by their generators, of
-    which those that change the state count: rotations among modes of equal eigenvalue (always); of
-    neurons into each other, GL(K) for linear networks without decay, O(K) with decay or tied; the
-    scale of a ReLU neuron (w → a w, b → a b, u → u/a) without decay; with both biases a linear
-    network's b against v_0. Coordinates that never move (rate 0, no variance) are left out.
+    Directions count the eigenvalues of the linearisation. A real part of at most 1e-7 of the
+    drift's natural size counts as flat. Symmetries of the problem explain flat directions: each
+    generator of a symmetry that changes the state counts. Generators are rotations among modes of
+    equal eigenvalue (always); linear maps of the neurons, GL(K) for linear networks without decay,
+    O(K) with decay or tied weights; the scale of a ReLU neuron (w → a w, b → a b, u → u/a) without
+    decay; and, with both biases, b against v_0 of a linear network. Coordinates that never move
+    (rate 0, no variance) are left out. A bin of the bulk is a few virtual rows, as in `predict`;
+    its other modes are known exactly, and counted in `bulk_directions`.
 
-    The state is that of `predict`: a bin of the bulk is a few virtual rows. What its other modes
-    add is known exactly, and counted in `bulk_directions`. Source: docs/theory.md 4, 5 and 7
-    (Baldi and Hornik 1989 for linear networks).
+    Args:
+        problem: The problem, without a learning-rate schedule.
+        states: One state, such as `predict(problem, state, [t]).final` on a plateau, or a list of
+            states, or a state with a leading axis.
+        tol: Largest drift of a fixed point, in units of its natural size, which is the largest rate
+            times the largest ρ̃, plus the decay.
+        max_steps: Largest number of steps from each state, 1000 by default.
 
-    Raises `ValueError` for a learning-rate schedule (no state is at rest for all factors: give the
-    rates at the time you mean), under jit, vmap and grad, and for more than 4096 coordinates.
+    Returns:
+        A `FixedPoint` for one state, a tuple of them for several.
+
+    Raises:
+        ValueError: For a learning-rate schedule (no state is at rest for all factors: give the rule
+            the rates of one time), for more than 4096 coordinates, and under jit, vmap and grad.
+
+    Source: docs/theory.md 4, 5 and 7; Baldi and Hornik (1989) for linear networks.
+
+    Example:
+        >>> point = odeae.fixed_points(problem, odeae.aligned_state(problem, 0.0, 0.0))
+        >>> point.directions.unstable
+        9
     """
     sizes(problem)
     if is_traced((problem, states)):
@@ -169,11 +221,11 @@ def fixed_points(
             "`problem` must have no learning-rate `schedule`, under which the drift depends on "
             "time: give its rule the rates of the time you mean and schedule=None"
         )
-    tol = scalar("tol", tol, above=0.0)
+    bound = scalar("tol", tol, above=0.0)
     max_steps = 1000 if max_steps is None else whole("max_steps", max_steps)
     if isinstance(states, State) and np.ndim(states.bias) == 1:
-        return _fixed_point(problem, states, tol, max_steps)
-    return tuple(_fixed_point(problem, state, tol, max_steps) for state in _list_of(states))
+        return _fixed_point(problem, states, bound, max_steps)
+    return tuple(_fixed_point(problem, state, bound, max_steps) for state in _list_of(states))
 
 
 def _list_of(states: Any) -> list[State]:
@@ -193,8 +245,8 @@ def _list_of(states: Any) -> list[State]:
 
 
 @in_float64
-def _fixed_point(problem: Problem, state: State, tol: Any, max_steps: int) -> FixedPoint:
-    """Search from one start and classify what was found."""
+def _fixed_point(problem: Problem, state: State, tol: Real, max_steps: int) -> FixedPoint:
+    """Search from one start and classify the point at the end."""
     state = check_state(problem, state)
     equations = equations_of(problem)
     count = equations.layout.pack(state).shape[0]
@@ -228,12 +280,14 @@ def _status(finite: bool, resolved: bool, small: bool, spent: bool) -> FixedPoin
 
 
 @eqx.filter_jit
-def _search(equations: Equations, state: State, moves, tolerance, max_steps: int):
-    """Zero of the drift from a start, by Levenberg–Marquardt.
+def _search(
+    equations: Equations, state: State, moves: Real, tolerance: Real, max_steps: int
+) -> tuple[Real, Real, Any]:
+    """Search a zero of the drift by Levenberg–Marquardt.
 
     Symmetries make the Jacobian singular at every fixed point, so Newton's step doesn't exist
-    there. The damped one does, doesn't move in flat directions, and still converges quadratically
-    where zeros are not isolated (Yamashita and Fukushima 2001).
+    there. The damped step exists, doesn't move in flat directions, and still converges
+    quadratically where zeros are not isolated (Yamashita and Fukushima 2001).
     """
     solver = optx.LevenbergMarquardt(rtol=1e-14, atol=1e-4 * tolerance)
     y0 = equations.layout.pack(state)
@@ -243,8 +297,10 @@ def _search(equations: Equations, state: State, moves, tolerance, max_steps: int
     return jnp.where(moves, solution.value, y0), spent, solution.stats["num_steps"]
 
 
-def _classify(problem: Problem, wide: Equations, state: State, jacobian: np.ndarray, scale: float):
-    """Eigenvalues and directions of what takes part, and of the bulk's modes without weights."""
+def _classify(
+    problem: Problem, wide: Equations, state: State, jacobian: np.ndarray, scale: float
+) -> tuple[np.ndarray, Directions, np.ndarray, Directions]:
+    """Return eigenvalues and directions, and the same for the bulk's modes without weights."""
     spectrum, network = problem.spectrum, problem.autoencoder
     at = coordinates_of(problem, wide)
     spikes, own = state.n_spikes, bulk_rows(spectrum, network.width)

@@ -1,11 +1,11 @@
-"""Plateaus of a learning curve: when they start and end, how high they are, which PCA level it is.
+"""Plateaus of a learning curve: when they start and end, their heights and their PCA levels.
 
 Sequential learning, one principal component after the other, is a staircase: on plateau k the
 network reconstructs k components, so the error stands at the PCA error of rank k plus a residual
 (docs/theory.md 6 to 8).
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,36 +15,45 @@ from odeae.base.precision import is_traced
 from odeae.base.status import Status
 from odeae.results.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    pass
-
-# In units of the staircase: the next rank would take a factor e² of time or more.
+# Largest slope |dr/dx| of a plateau: at this slope the next rank takes a factor e² of time.
 _FLAT = 0.5
-# One plateau spans at most this part of the way from rank to rank, or it is a slope.
+# A plateau spans at most this part of the way from rank to rank; anything steeper is a slope.
 _SPAN = 0.5
-# A short plateau must be left faster, per time, than the error falls on it, by this factor; one
-# that is longer than this in x is one however it is left.
+# After a plateau that is shorter than _LONG in x, the error must fall faster, per time, than on the
+# plateau, by the factor _ESCAPE. A longer one is a plateau in any case.
 _ESCAPE = 1.5
 _LONG = 1.0
-# Slopes are taken over this much of x on either side; drops, however fast, take several times that.
+# Slopes are taken over this much of x on either side. Drops, however fast, take several times that.
 _WINDOW = 0.05
-# Levels closer than this many jitters of the curve, or than rounding of the first, count as one.
+# Levels closer than this many jitters of the curve, or than the rounding of the first, are one.
 _JITTERS = 10.0
 _ROUNDING = 1e-15
 
 
 class Plateau(NamedTuple):
-    """One plateau of a learning curve.
+    """One plateau of a learning curve, from `plateaus`.
 
-    `start`, `end`: times (steps/D) at which the curve becomes flat and stops being flat; `end` is
-    infinite if the curve never leaves it, which is what `left` says. `height`: the error at the
-    slowest moment, closest to a fixed point (de/dt = −|∇e|² at unit rates). `rank`: k
-    of the PCA error that is nearest (in units of the gaps between them), `pca_error`: that error;
-    with `noise`, when the curve is the error on corrupted inputs, that of the best linear map of
-    rank k, ½ Σ_{i≤k} ρ̃ε/(ρ̃ + ε) + ½ Σ_{i>k} ρ̃ with ε = s²/D (docs/theory.md 7). `residual` =
-    height − pca_error: what the non-linearity, the bulk and the decay add to it.
-    `escape_time`: when the curve has fallen from `height` by half the gap between the PCA errors of
-    rank k and k + 1; infinite if it never does, and on the last level.
+    Source: docs/theory.md 6 to 8.
+
+    Attributes:
+        start: Time in steps/D at which the curve becomes flat.
+        end: Time in steps/D at which the curve stops being flat; infinite if it never does.
+        height: The error at the slowest moment, closest to a fixed point (de/dt = −|∇e|² at unit
+            rates).
+        rank: k of the nearest PCA error, in units of the gaps between PCA errors.
+        pca_error: The PCA error of rank k. With noise, where the curve is the error on corrupted
+            inputs, the error of the best linear map of rank k,
+            ½ Σ_{i≤k} ρ̃ε/(ρ̃ + ε) + ½ Σ_{i>k} ρ̃ with ε = s²/D.
+        residual: height − pca_error, which non-linearity, bulk and decay add.
+        escape_time: Time in steps/D at which the curve has fallen from `height` by half the gap
+            between the PCA errors of rank k and k + 1; infinite if it never falls so far, and on
+            the last level.
+        left: Whether the curve leaves the plateau.
+
+    Example:
+        >>> first = odeae.plateaus(theory)[0]
+        >>> print(first.rank, first.left)
+        0 True
     """
 
     start: float
@@ -56,7 +65,7 @@ class Plateau(NamedTuple):
     escape_time: float
     left: bool
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         height = f"{self.height:.6g} = {self.pca_error:.6g} {self.residual:+.3g}"
         fate = f"escape at t = {self.escape_time:.4g}" if self.left else "never left"
         return f"Plateau(rank {self.rank}, t = {self.start:.4g} … {self.end:.4g}, {height}, {fate})"
@@ -65,21 +74,33 @@ class Plateau(NamedTuple):
 def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau, ...]:
     """Find the plateaus of a learning curve, from the first to the last.
 
-    `trajectory`: one curve, from `predict`; of a simulation, an ensemble or lanes, `which` is the
-    run, member or lane. A curve that stopped early is taken as far as it goes. Saved times need not
-    be evenly spaced, but must be dense enough to show a drop as one: some 50 per decade.
+    The error is expressed as a height r in ranks, which is k at the PCA error of rank k (k = 0 … K)
+    and linear in between, and time as x = ln(1 + t |dr/dt|_max). A plateau is a stretch with
+    |dr/dx| < 1/2 that covers less than half a rank; where it covers more, its flatter parts are
+    taken, with 1/2 halved as often as needed. After a plateau the curve must fall faster, or the
+    plateau must last longer than one unit of x, because a fall that slows down passes levels too.
+    Both scales come from the curve, so there is nothing to tune. Stretches of one rank that are
+    separated by a wiggle are one plateau. Components of equal eigenvalues are learnt in one drop,
+    so ranks may be skipped. Levels closer than ten times the curve's mean jitter below them count
+    as one level, of the smallest rank.
 
-    The error is read as a height r in ranks, r = k at the PCA error of rank k (k = 0 … K) and
-    linear between, and time as x = ln(1 + t |dr/dt|_max). A plateau is a stretch with
-    |dr/dx| < 1/2 that covers less than half a rank (where it covers more, its flatter parts, with
-    1/2 halved as often as it takes), and after which the curve falls faster, or which lasts longer
-    than one unit of x: a fall that slows down passes levels, too. Both scales are the curve's own:
-    nothing is to be tuned. Stretches of one rank that a wiggle parts are one.
-    Components of the same eigenvalue are learnt in one drop, so ranks may be skipped. Levels closer
-    than ten times the curve's mean jitter below them count as one, of the smallest rank.
+    Args:
+        trajectory: The curve. A curve that stopped early is used as far as it goes. Saved times
+            need not be evenly spaced, but must be dense enough to show a drop: some 50 per decade.
+        which: The run, member or lane, if the trajectory holds several curves.
 
-    Raises `ValueError` for fewer than three times that were reached, for several curves without
-    `which`, and under jit, vmap and grad.
+    Returns:
+        The plateaus, in the order of time.
+
+    Raises:
+        ValueError: For a curve that reached fewer than three times, for several curves without
+            `which`, and under jit, vmap and grad.
+
+    Source: docs/theory.md 6 to 8.
+
+    Example:
+        >>> [plateau.rank for plateau in odeae.plateaus(theory)]
+        [0, ...]
     """
     times, error, levels, _ = one_curve(trajectory, which)
     ranks, distinct = _distinct(levels, error)
@@ -94,8 +115,14 @@ def plateaus(trajectory: Trajectory, which: int | None = None) -> tuple[Plateau,
     return tuple(_plateau(times, error, rate, a, b, ranks, distinct) for a, b in kept)
 
 
-def one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-    """Times and errors as far as reached, levels of rank 0 … K, whether of noisy inputs."""
+def one_curve(
+    trajectory: Trajectory, which: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Return one curve of a trajectory.
+
+    Returns times and errors as far as the curve goes, the levels of rank 0 … K, and whether inputs
+    are noisy.
+    """
     if not isinstance(trajectory, Trajectory):
         raise ValueError(
             f"`trajectory` must be an odeae Trajectory, got {type(trajectory).__name__}"
@@ -138,17 +165,17 @@ def one_curve(trajectory: Any, which: Any) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _with_noise(levels: np.ndarray, noise: Any) -> np.ndarray:
-    """Levels of linear maps on inputs corrupted at ε = s²/D: mode i gains ½ρ̃²/(ρ̃ + ε), not ½ρ̃."""
+    """Return levels of linear maps on noisy inputs: mode i gains ½ρ̃²/(ρ̃ + ε), not ½ρ̃."""
     gaps = levels[:-1] - levels[1:]
     gain = gaps * 2.0 * gaps / (2.0 * gaps + noise)
     return levels[0] - np.concatenate([[0.0], np.cumsum(gain)])
 
 
 def _distinct(levels: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks whose levels the curve can tell from the one before, and these levels.
+    """Return the ranks whose levels the curve can tell from the level before, and these levels.
 
-    What a curve jitters by once it is below the middle of a gap must be small against that gap: a
-    curve of the theory shows gaps down to rounding, one of SGD only those above its own noise.
+    The jitter of the curve below the middle of a gap must be small compared with the gap. A curve
+    of the theory shows gaps down to rounding, a curve of SGD only gaps above its own noise.
     """
     jitter = np.abs(np.diff(error, 2)) * (np.diff(error)[1:] * np.diff(error)[:-1] < 0.0)
     ranks = [0]
@@ -164,7 +191,7 @@ def _distinct(levels: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _in_ranks(error: np.ndarray, distinct: np.ndarray) -> np.ndarray:
-    """Height in ranks: i at level i, linear between, and beyond the ends as in the last gap."""
+    """Return the height in ranks: i at level i, linear between, extrapolated from the last gap."""
     rising, places = distinct[::-1], np.arange(len(distinct))[::-1]
     r = np.interp(error, rising, places.astype(float))
     above, below = distinct[0] - error, distinct[-1] - error
@@ -173,13 +200,13 @@ def _in_ranks(error: np.ndarray, distinct: np.ndarray) -> np.ndarray:
 
 
 def _fastest(times: np.ndarray, r: np.ndarray) -> float:
-    """The curve's own unit of time: its largest |dr/dt|, any if it never moves."""
+    """Return the curve's largest |dr/dt|, or any positive number if the curve never moves."""
     fastest = float(np.max(np.abs(np.diff(r) / np.diff(times))))
     return fastest if fastest > 0.0 else 1.0 / times[-1]
 
 
 def _runs(flat: np.ndarray) -> np.ndarray:
-    """First and last index of each run of true values, (runs, 2)."""
+    """Return the first and last index of each run of true values, (runs, 2)."""
     edges = np.diff(np.concatenate([[0], flat.astype(int), [0]]))
     return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1], axis=1)
 
@@ -190,19 +217,19 @@ def _slope(x: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 
 def _stretches(x: np.ndarray, r: np.ndarray) -> list[tuple[int, int]]:
-    """First and last index of each flat stretch, in order."""
+    """Return the first and last index of each flat stretch, in order."""
     slope = _slope(x, r)
 
     def within(first: int, last: int, limit: float) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         for a, b in _runs(slope[first : last + 1] < limit) + first:
             if found and np.ptp(r[found[-1][0] : b + 1]) < _SPAN:
-                a = found.pop()[0]  # what parts them is a wiggle, an overshoot or noise
+                a = found.pop()[0]  # a wiggle, an overshoot or noise separates them
             found.append((int(a), int(b)))
         kept = []
         for a, b in found:
             steep = np.ptp(r[a : b + 1]) > _SPAN
-            if steep and limit > 1e-3 * _FLAT:  # below, it's noise as fast as it was saved
+            if steep and limit > 1e-3 * _FLAT:  # below, it is noise from one saved time to the next
                 kept += within(a, b, 0.5 * limit)
             elif not steep and b > a:
                 kept.append((a, b))
@@ -215,7 +242,7 @@ def _stretches(x: np.ndarray, r: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _rate(times: np.ndarray, error: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Way per time that the error goes, up and down, around each time."""
+    """Return the path length of the error, up and down, per time, around each time."""
     way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(error)))])
     low, high = np.maximum(x - _WINDOW, x[0]), np.minimum(x + _WINDOW, x[-1])
     path = np.interp(high, x, way) - np.interp(low, x, way)
@@ -223,7 +250,7 @@ def _rate(times: np.ndarray, error: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _is_left_faster(rate: np.ndarray, stretches: list[tuple[int, int]], i: int) -> bool:
-    """Whether a stretch ends by an escape: a descent that only slows down passes levels as well."""
+    """Return whether a stretch ends with an escape: a slowing descent passes levels as well."""
     a, b = stretches[i]
     if b == len(rate) - 1:
         return True
@@ -231,8 +258,16 @@ def _is_left_faster(rate: np.ndarray, stretches: list[tuple[int, int]], i: int) 
     return bool(rate[b : until + 1].max() > _ESCAPE * rate[a : b + 1].min())
 
 
-def _plateau(times, error, rate, a: int, b: int, ranks, distinct) -> Plateau:
-    """What there is to say of the flat stretch from index a to b."""
+def _plateau(
+    times: np.ndarray,
+    error: np.ndarray,
+    rate: np.ndarray,
+    a: int,
+    b: int,
+    ranks: np.ndarray,
+    distinct: np.ndarray,
+) -> Plateau:
+    """Return the plateau of the flat stretch from index a to b."""
     slowest = a + int(np.argmin(rate[a : b + 1]))
     height = float(error[slowest])
     place = round(float(np.clip(_in_ranks(np.array(height), distinct), 0, len(distinct) - 1)))

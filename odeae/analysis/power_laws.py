@@ -1,32 +1,63 @@
-"""Power laws: exponents of curves with error bars, and the local slopes that justify them."""
+"""Power laws: exponents of curves with error bars, and local slopes."""
 
 import operator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from odeae.base.checks import numbers, scalar
 from odeae.base.messages import shortened
-from odeae.base.precision import is_traced
+from odeae.base.precision import ArrayLike, is_traced
 from odeae.base.status import Status
 from odeae.base.times import save_times
 
-# Of a window's ends: times that were made by geomspace miss a round number by rounding.
+if TYPE_CHECKING:
+
+    class HasTimes(Protocol):
+        """Any curve with times and errors, such as a Trajectory."""
+
+        @property
+        def times(self) -> Any:
+            """Times in steps/D, (T,)."""
+            ...
+
+        @property
+        def error(self) -> Any:
+            """Errors, (*runs, T)."""
+            ...
+
+    Curve = HasTimes | ArrayLike
+else:
+    Curve = Any  # the errors of this module, which are written for people, come first
+
+# Tolerance at the ends of a window, because times from geomspace miss round numbers by rounding.
 _ROUNDING = 1e-9
 
 
 class PowerLaw(NamedTuple):
-    """y ≈ `prefactor` · t^`exponent` over `window` (docs/theory.md 8), t in steps/D.
+    """A power law y ≈ `prefactor` · t^`exponent` with error bars, t in steps/D.
 
-    `exponent_error`² = `statistical`² + `systematic`². `statistical`: standard error of the slope,
-    from the scatter about a parabola in log-log axes, points taken as independent. `systematic`:
-    how far the local slope at either end of the window is from `exponent`, half of what it drifts
-    over the window; it says how much of a power law this is, and covers the exponent at t → ∞ only
-    where corrections to scaling die out within the window. `prefactor_error`: of both, as the
-    prefactor is an extrapolation to t = 1. `points` of the curve are in the `window` (start, end).
+    All arrays have the shape of the fitted variable without its axis of times: an entry for each
+    run, member or lane, and for each component.
 
-    All but `window` and `points` have the shape of the fitted variable without its axis of times:
-    an entry per run, member or lane, and per component.
+    Source: docs/theory.md 8.
+
+    Attributes:
+        exponent: The fitted exponent.
+        exponent_error: Its error, √(statistical² + systematic²).
+        statistical: Standard error of the slope, from the scatter about a parabola in log-log axes;
+            points count as independent.
+        systematic: How far the local slope at either end of the window is from `exponent`: half of
+            its drift over the window. It says how well the curve is a power law, and covers the
+            exponent at t → ∞ only if corrections to scaling die out within the window.
+        prefactor: The fitted value at t = 1.
+        prefactor_error: Its error from both sources, because it is an extrapolation to t = 1.
+        window: First and last time of the fit, in steps/D.
+        points: Number of times in the window.
+
+    Example:
+        >>> float(odeae.fit_power_law([1, 2, 4, 8], [3, 6, 12, 24], start=1).exponent.round(6))
+        1.0
     """
 
     exponent: np.ndarray
@@ -41,9 +72,15 @@ class PowerLaw(NamedTuple):
     def over_runs(self) -> "PowerLaw":
         """Return the mean over the first axis (runs, members) with its standard error.
 
-        Runs scatter independently, so `statistical` is their standard deviation/√n; what the local
-        slope drifts they have in common, so `systematic` is the mean. The prefactor's mean is
-        geometric. Raises `ValueError` for fewer than two runs.
+        Runs scatter independently, so `statistical` is their standard deviation/√n. The drift of
+        the local slope is common to all runs, so `systematic` is its mean. The mean of the
+        prefactor is geometric.
+
+        Returns:
+            The power law, without the first axis.
+
+        Raises:
+            ValueError: For fewer than two runs.
         """
         runs = self.exponent.shape[0] if self.exponent.ndim else 1
         if runs < 2:
@@ -64,7 +101,7 @@ class PowerLaw(NamedTuple):
             self.points,
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         where = f"over t = {self.window[0]:.4g} … {self.window[1]:.4g} ({self.points} points)"
         if self.exponent.ndim:
             low, high = np.min(self.exponent), np.max(self.exponent)
@@ -78,12 +115,21 @@ class PowerLaw(NamedTuple):
 
 
 class LocalSlopes(NamedTuple):
-    """d ln y/d ln t at `times` (n,): `slopes` has the variable's shape."""
+    """Local slopes d ln y/d ln t of a curve, from `local_slopes`.
+
+    Attributes:
+        times: Times of the window in steps/D, (n,).
+        slopes: d ln y/d ln t, of the shape of the variable, with n times.
+
+    Example:
+        >>> odeae.local_slopes([1, 2, 4], [3, 6, 12]).slopes.round(6).tolist()
+        [1.0, 1.0, 1.0]
+    """
 
     times: np.ndarray
     slopes: np.ndarray
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"LocalSlopes: shape {self.slopes.shape}, {np.min(self.slopes):.5g} to "
             f"{np.max(self.slopes):.5g}, over t = {self.times[0]:.4g} … {self.times[-1]:.4g}"
@@ -91,20 +137,37 @@ class LocalSlopes(NamedTuple):
 
 
 def fit_power_law(
-    curve: Any, values: Any = "excess", start: Any = None, end: Any = None
+    curve: Curve,
+    values: str | ArrayLike = "excess",
+    start: ArrayLike | None = None,
+    end: ArrayLike | None = None,
 ) -> PowerLaw:
-    """Fit y = A t^p by least squares of ln y in ln t over the window `start` ≤ t ≤ `end` (steps/D).
+    """Fit y = A t^p by least squares of ln y in ln t over a window of times.
 
-    `curve`: a `Trajectory`, of theory or of runs, an `AlignedTrajectory`, anything with `times`, or
-    times (T,) themselves. `values`: the name of one of its variables ("excess", "error", "T0",
-    "components.encoder") or an array of that layout (*runs, T, ...), such as neurons' own entries
-    `np.diagonal(theory.components.encoder, axis1=-2, axis2=-1)`; beside bare times (..., T). Every
-    run and component is fitted on its own; `over_runs` averages them. The window ends at the last
-    time and is a decade long unless given.
+    Each run and each component is fitted on its own; `PowerLaw.over_runs` averages them.
 
-    Raises `ValueError` for values in the window that are not positive (pass their absolute value if
-    a sign is all that is wrong), NaN after a solve stopped, a window beyond the curve, and fewer
-    than four points.
+    Args:
+        curve: A `Trajectory` of theory or of runs, an `AlignedTrajectory`, any object with `times`
+            and `error`, or times (T,) in steps/D.
+        values: The name of a variable of the curve ("excess", "error", "T0", "components.encoder"),
+            or an array with the same layout (*runs, T, ...), such as the neurons' own entries
+            `np.diagonal(theory.components.encoder, axis1=-2, axis2=-1)`. With bare times, an array
+            (..., T).
+        start: First time of the window, in steps/D; by default a tenth of `end`.
+        end: Last time of the window, in steps/D; by default the last time of the curve.
+
+    Returns:
+        Exponent and prefactor with error bars.
+
+    Raises:
+        ValueError: For values in the window that are not positive (pass the absolute value of
+            negative ones), for NaN after a solve stopped, for a window beyond the curve, for fewer
+            than four times in the window, and under jit, vmap and grad.
+
+    Source: docs/theory.md 8.
+
+    Example:
+        >>> law = odeae.fit_power_law(theory, "excess", start=50.0)
     """
     t, y, axis, window = _window(curve, values, start, end)
     if len(t) < 4:
@@ -138,12 +201,29 @@ def fit_power_law(
 
 
 def local_slopes(
-    curve: Any, values: Any = "excess", start: Any = None, end: Any = None
+    curve: Curve,
+    values: str | ArrayLike = "excess",
+    start: ArrayLike | None = None,
+    end: ArrayLike | None = None,
 ) -> LocalSlopes:
-    """Return d ln y/d ln t at every time of the window, by differences of second order.
+    """Return the local slopes d ln y/d ln t of a curve, by differences of second order.
 
-    Arguments and errors as for `fit_power_law`, but the window is the whole curve unless given, and
-    three times are enough.
+    Args:
+        curve: As for `fit_power_law`.
+        values: As for `fit_power_law`.
+        start: First time of the window, in steps/D; by default the first positive time.
+        end: Last time of the window, in steps/D; by default the last time of the curve.
+
+    Returns:
+        The slope at each time of the window.
+
+    Raises:
+        ValueError: As for `fit_power_law`, but three times are enough.
+
+    Source: docs/theory.md 8.
+
+    Example:
+        >>> slopes = odeae.local_slopes(theory, "excess", start=10.0).slopes
     """
     t, y, axis, window = _window(curve, values, start, end, whole=True)
     if len(t) < 3:
@@ -154,20 +234,25 @@ def local_slopes(
     return LocalSlopes(t, np.gradient(np.log(y), np.log(t), axis=axis, edge_order=2))
 
 
-def _centre(window) -> float:
+def _centre(window: tuple[float, float]) -> float:
     return 0.5 * float(np.log(window[0]) + np.log(window[1]))
 
 
-def _window(curve, values, start, end, whole=False):
-    """Times (n,), positive values and their axis of times within a checked window, and its ends."""
-    times, values, axis, name = _variable(curve, values)
+def _window(
+    curve: Curve,
+    given: str | ArrayLike,
+    from_time: ArrayLike | None,
+    to_time: ArrayLike | None,
+    whole: bool = False,
+) -> tuple[np.ndarray, np.ndarray, int, tuple[float, float]]:
+    """Return times (n,), positive values and their axis of times in the window, and its ends."""
+    times, values, axis, name = _variable(curve, given)
     last = float(times[-1])
-    end = last if end is None else float(scalar("end", end, above=0.0))
+    end = last if to_time is None else float(scalar("end", to_time, above=0.0))
     positive = times[times > 0]
-    if start is None:
-        first = float(positive[0]) if len(positive) else last
-        start = first if whole else max(first, end / 10.0)
-    start = float(scalar("start", start, above=0.0))
+    first = float(positive[0]) if len(positive) else last
+    default = first if whole else max(first, end / 10.0)
+    start = float(scalar("start", default if from_time is None else from_time, above=0.0))
     if start >= end:
         raise ValueError(f"`start` must be before `end`, got {start:g} and {end:g}")
     for what, value, inside in (
@@ -185,9 +270,9 @@ def _window(curve, values, start, end, whole=False):
     return times[kept], values, axis, (start, end)
 
 
-def _variable(curve, values):
-    """Times (T,), values, which axis of theirs is that of times, and the name for messages."""
-    name = values if isinstance(values, str) else None
+def _variable(curve: Any, given: str | ArrayLike) -> tuple[np.ndarray, np.ndarray, int, str]:
+    """Return times (T,), values, the axis of times in the values, and the name for messages."""
+    name = given if isinstance(given, str) else None
     if not hasattr(curve, "times"):
         times = save_times(curve)
         if name is not None:
@@ -195,7 +280,7 @@ def _variable(curve, values):
                 f"`values` must be an array beside bare times, got the name "
                 f"{shortened(name)}; a name needs a Trajectory"
             )
-        values = numbers("values", values)
+        values = numbers("values", given)
         axis = values.ndim - 1
     elif not hasattr(curve, "error"):
         raise ValueError(
@@ -207,7 +292,7 @@ def _variable(curve, values):
         times = curve.shared_times() if hasattr(curve, "shared_times") else np.asarray(curve.times)
         times = save_times(times)
         axis = np.ndim(curve.error) - 1
-        values = numbers("values", _named(curve, name) if name is not None else values)
+        values = numbers("values", given if name is None else _named(curve, name))
     _refuse_traced((times, values))
     if values.ndim <= axis or axis < 0 or values.shape[axis] != len(times):
         layout = "(..., T)" if not hasattr(curve, "times") else "(*runs, T, ...)"
@@ -217,7 +302,7 @@ def _variable(curve, values):
     return times, values, axis, name or "values"
 
 
-def _named(curve, name):
+def _named(curve: Any, name: str) -> Any:
     try:
         found = operator.attrgetter(name)(curve)
     except AttributeError as error:
@@ -233,12 +318,14 @@ def _named(curve, name):
     return found
 
 
-def _refuse_traced(tree):
+def _refuse_traced(tree: object) -> None:
     if is_traced(tree):
         raise ValueError("fits need concrete values: fit outside of jit, vmap and grad")
 
 
-def _check_positive(times, values, axis, name, curve):
+def _check_positive(
+    times: np.ndarray, values: np.ndarray, axis: int, name: str, curve: Any
+) -> None:
     """Raise `ValueError` at the first time of the window at which a logarithm doesn't exist."""
     bad = np.moveaxis(~(values > 0) | ~np.isfinite(values), axis, 0)
     if not np.any(bad):

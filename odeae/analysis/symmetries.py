@@ -13,7 +13,7 @@ from odeae.theory.equations import Equations
 
 
 def rank_of(tangents: np.ndarray, frozen: np.ndarray) -> int:
-    """Rank of the tangents whose combination leaves frozen coordinates where they are."""
+    """Return the rank of the combinations of tangents that don't move frozen coordinates."""
     if tangents.size == 0 or not np.all(np.isfinite(tangents)):
         return 0
     size = max(1.0, np.max(np.abs(tangents)))
@@ -27,7 +27,7 @@ def rank_of(tangents: np.ndarray, frozen: np.ndarray) -> int:
 
 
 def _neuron_generators(problem: Problem) -> list[np.ndarray]:
-    """Basis of the A (K, K) with w → w + ε A w, u → u − ε Aᵀ u, b → b + ε A b a symmetry."""
+    """Return a basis of the A (K, K) for which w + ε A w, u − ε Aᵀ u, b + ε A b is a symmetry."""
     K = problem.autoencoder.hidden
     E = np.eye(K)[:, None, :, None] * np.eye(K)[None, :, None, :]  # E[k, a] is 1 at (k, a)
     pairs = [(k, a) for k in range(K) for a in range(K)]
@@ -39,21 +39,23 @@ def _neuron_generators(problem: Problem) -> list[np.ndarray]:
     }[problem.rule.symmetry(problem.autoencoder)]
 
 
-def turned_rows(wide: Equations, columns: np.ndarray, rows: np.ndarray):
+def turned_rows(
+    wide: Equations, columns: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, list[tuple[np.integer, np.integer]], list[np.ndarray]]:
     """Turn every eigenspace so that at most `width` of its rows are not zero.
 
-    A rotation of modes of equal eigenvalue changes no count, and the generators of rotations among
-    rows of zeros do nothing: d equal spikes would have d²/2 of them.
+    A rotation of modes of equal eigenvalue changes no count. Generators of rotations among rows of
+    zeros do nothing; without this step, d equal spikes would have d²/2 of them.
 
     Args:
         wide: The equations, with a row of zeros for each bin.
         columns: Rows of a state, (rows, width).
-        rows: Which of them take part.
+        rows: The rows that take part.
 
     Returns:
-        The turned rows of `wide`; pairs of rows whose rotations are to be followed; and the
-        eigenspaces (lists of rows) that have rows of zeros behind the first `width`. Each of the
-        zeros turns into a combination of these, which touches no other.
+        The turned rows of `wide`; the pairs of rows whose rotations count; and the eigenspaces
+        (lists of rows) with rows of zeros behind the first `width`. Each row of zeros turns into a
+        combination of the first rows, which touches no other row.
     """
     rho, width = np.asarray(wide.inputs.rho), columns.shape[1]
     turned, pairs, idle = np.zeros((len(rho), width)), [], []
@@ -70,9 +72,13 @@ def turned_rows(wide: Equations, columns: np.ndarray, rows: np.ndarray):
 
 
 def symmetry_tangents(
-    problem: Problem, wide: Equations, columns: np.ndarray, b: np.ndarray, pairs: list
+    problem: Problem,
+    wide: Equations,
+    columns: np.ndarray,
+    b: np.ndarray,
+    pairs: list[tuple[np.integer, np.integer]],
 ) -> np.ndarray:
-    """What the generators of the symmetries do to a state, (generators, packed coordinates)."""
+    """Return the changes of a state by the generators, (generators, packed coordinates)."""
     network, layout = problem.autoencoder, wide.layout
     modes = jax.tree.map(np.asarray, rows_of(network, jnp.asarray(columns)))
     w, u, u0 = modes.encoder, modes.decoder, modes.output

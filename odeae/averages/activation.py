@@ -1,8 +1,8 @@
-"""What an activation is: its averages over Gaussian fields."""
+"""Activations and their averages over Gaussian fields: the abstract class and its derivatives."""
 
 import abc
 import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,67 +10,35 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from odeae.averages.values import Averages, Moments, Pairs, PerNeuron, PerPair
 from odeae.base.checks import array
 from odeae.base.checks import covariance as check_covariance
 from odeae.base.contractions import diagonal
 from odeae.base.precision import Real, float64, in_float64, is_traced
 
 
-class Averages(NamedTuple):
-    """Gaussian averages of an activation g at fields λ + b, λ ~ N(0, Q) (docs/theory.md 3).
-
-    c = E[g'], c_q = ∂c/∂q, c_b = ∂c/∂b of each neuron, shape (K,); for each pair, shape (K, K):
-    G[k, a] = E[g_k g_a], P[k, a] = E[g'_k g'_a], S[k, a] = E[g''_k g_a], B[k, a] = E[g'_k g_a].
-    """
-
-    c: Real
-    c_q: Real
-    c_b: Real
-    G: Real
-    P: Real
-    S: Real
-    B: Real
-
-
-class Moments(NamedTuple):
-    """Averages of one neuron at field variance q and bias b, each (K,) (docs/theory.md 3 and 8).
-
-    c = E[g'] with c_q = ∂c/∂q, c_b = ∂c/∂b. N = E[(g(λ+b) − cλ)²] = G − c² q is the output that is
-    no linear function of the field, with N_q = ∂N/∂q and N_b = ∂N/∂b.
-    """
-
-    c: Real
-    c_q: Real
-    c_b: Real
-    N: Real
-    N_q: Real
-    N_b: Real
-
-
-class Pairs(NamedTuple):
-    """The covariances of all pairs (k, a) of neurons: views of Q and b that broadcast to (K, K)."""
-
-    q1: Real
-    q2: Real
-    q12: Real
-    b1: Real | None
-    b2: Real | None
-
-
 class AbstractActivation(eqx.Module):
-    """An activation g, applied per neuron, with its averages over Gaussian fields.
+    """An activation g, applied to each neuron, with its averages over Gaussian fields.
 
-    One of your own is a subclass in a file of your own. It must define `__call__`, `slope`,
-    `slopes`, `mean` and `pairs`; then it works in `predict`, `simulate`, `sweep`, files, plots and
-    fixed points. The other methods and attributes have defaults that hold for any activation, and
-    may be bettered. Source: docs/theory.md 3.
+    To add an activation, write a subclass in a file of your own. The subclass must define
+    `__call__`, `slope`, `slopes`, `mean` and `pairs`; then it works in `predict`, `simulate`,
+    `sweep`, files, plots and fixed points. The other methods and attributes have defaults that hold
+    for any activation; a subclass may replace them by better ones (docs/extending.md).
+
+    Source: docs/theory.md 3.
 
     Attributes:
-        symmetry: What of a neuron's weights (w, v) changes no output: "scale" for (c w, v/c) with
-            c > 0, as of ReLU; "linear" if g is linear; "none" (the default).
+        symmetry: The change of a neuron's weights (w, v) that changes no output: "scale" for
+            (c w, v/c) with c > 0, as for ReLU; "linear" if g is linear; "none" (the default).
         by_lanes: Whether `slopes` and `pairs` also take a trailing axis of lanes, which makes
             sweeps of small networks fast.
-        largest_variance: Field variance up to which averages can be had.
+        name: The name of the activation in titles, files and the shell.
+        largest_variance: The largest field variance at which averages are available.
+
+    Example:
+        >>> averages = odeae.Erf().averages(np.eye(2))
+        >>> averages.G.shape
+        (2, 2)
     """
 
     symmetry: ClassVar[str] = "none"
@@ -78,55 +46,63 @@ class AbstractActivation(eqx.Module):
 
     @property
     def name(self) -> str:
-        """What the activation is called in titles, files and the shell."""
+        """The name of the activation in titles, files and the shell."""
         return type(self).__name__
 
     @property
-    def largest_variance(self) -> Any:
-        """Field variance up to which averages can be had."""
+    def largest_variance(self) -> float:
+        """The largest field variance at which averages are available."""
         return np.inf
 
-    def __init_subclass__(cls, **options: Any):
-        """Refuse a variant of a known activation: what holds for that one is used elsewhere too."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuse a subclass of a known activation, because other code relies on its formulas."""
         super().__init_subclass__(**options)
         for base in cls.__bases__:
             if base is not AbstractActivation and base.__module__.startswith("odeae."):
                 raise TypeError(
-                    f"{base.__name__} can't be subclassed, as odeae knows formulas that hold for "
-                    "it alone; subclass odeae.AbstractActivation, or wrap a function in "
+                    f"{base.__name__} can't be subclassed, because odeae has formulas that hold "
+                    "only for it; subclass odeae.AbstractActivation, or wrap a function in "
                     "odeae.Quadrature(fn)"
                 )
 
     @abc.abstractmethod
     def __call__(self, x: Float[Real, "..."]) -> Float[Real, "..."]:
-        """Return g(x)."""
+        """Return g(x), entry by entry."""
 
     @abc.abstractmethod
     def slope(self, x: Float[Real, "..."]) -> Float[Real, "..."]:
-        """Return g'(x)."""
+        """Return g'(x), entry by entry."""
 
     @abc.abstractmethod
-    def slopes(self, q, b) -> tuple[Real, ...]:
-        """Return (c, c_q, c_b) of neurons with variances q (K,) and biases b (K,) or None."""
+    def slopes(self, q: PerNeuron, b: PerNeuron | None) -> tuple[Real, Real, Real]:
+        """Return (c, c_q, c_b) of neurons, each (K,).
+
+        Args:
+            q: Variance of each neuron's field, (K,).
+            b: Bias of each neuron, (K,), or None without biases.
+
+        Returns:
+            c = E[g'(λ + b)], ∂c/∂q and ∂c/∂b.
+        """
 
     @abc.abstractmethod
-    def mean(self, q, b) -> Real:
-        """Return E[g(λ + b)] of neurons with variances q (K,), shape (K,)."""
+    def mean(self, q: PerNeuron, b: PerNeuron | None) -> Real:
+        """Return E[g(λ + b)] of neurons with variances q (K,) and biases b, shape (K,)."""
 
     @abc.abstractmethod
-    def pairs(self, p: Pairs) -> tuple[Real, ...]:
-        """Return (G, P, S, B) of all pairs, each of shape (K, K)."""
+    def pairs(self, p: Pairs) -> tuple[Real, Real, Real, Real]:
+        """Return (G, P, S, B) of all pairs, each of shape (K, K): see `Averages`."""
 
     def beyond_linear(self, p: Pairs) -> Real:
-        """Return G − c1 c2 q12 of all pairs (K, K), by subtraction unless there is a better way."""
+        """Return G − c1 c2 q12 of all pairs (K, K); the default subtracts."""
         b = None if p.b1 is None else p.b1[:, 0]
         c = self.slopes(p.q1[:, 0], b)[0]
         return self.pairs(p)[0] - c[:, None] * c[None] * p.q12
 
-    def second_moment(self, q, b) -> tuple[Real, Real, Real]:
+    def second_moment(self, q: PerNeuron, b: PerNeuron | None) -> tuple[Real, Real, Real]:
         """Return G = E[g²] of neurons (K,) with its derivatives by q and b."""
 
-        def one(q, b):
+        def one(q: Real, b: Real | None) -> list[Real]:
             q, b = q[None, None], None if b is None else b[None, None]
             return [x[0, 0] for x in self.pairs(Pairs(q, q, q, b, b))]
 
@@ -134,9 +110,9 @@ class AbstractActivation(eqx.Module):
         return G, P + S, 2.0 * B
 
     def moments(self, q: Float[Real, " hidden"], b: Float[Real, " hidden"] | None) -> Moments:
-        """Return the averages of neurons along their own components.
+        """Return the averages of single neurons.
 
-        N by subtraction, so to 1e-16 in units of G, unless there is a better way.
+        The default computes N by subtraction, so N is accurate to 1e-16 in units of G.
         """
         c, c_q, c_b = self.slopes(q, b)
         G, G_q, G_b = self.second_moment(q, b)
@@ -144,20 +120,32 @@ class AbstractActivation(eqx.Module):
         return Moments(c, c_q, c_b, G - c * c * q, N_q, N_b)
 
     def lacks_gradient_covariance(self, hidden: int) -> str | None:
-        """Why there is no `gradient_covariance` for K neurons, None if there is."""
+        """Return why there is no `gradient_covariance` for K neurons; None if there is one."""
         return (
             "which are known for erf, relu, linear and Quadrature units, got "
             f"{type(self).__name__}; for K ≤ 2 wrap its function in odeae.Quadrature(fn)"
         )
 
-    def gradient_covariance(self, mean, cov, M, shift) -> Float[Real, "hidden hidden"]:
+    def gradient_covariance(
+        self,
+        mean: Float[Real, " fields"],
+        cov: Float[Real, "fields fields"],
+        M: Float[Real, "hidden hidden"],
+        shift: Float[Real, " hidden"],
+    ) -> Float[Real, "hidden hidden"]:
         """Return ⟨a_k a_m⟩, a_k = (ν_k − Σ_a M_ka g_a − shift_k) g'_k, of fields (ν, λ + b).
 
         Args:
-            mean: (2K,), of ν and λ + b.
-            cov: (2K, 2K), of the same.
-            M: (K, K).
-            shift: (K,).
+            mean: Mean of the 2K fields ν and λ + b, (2K,).
+            cov: Covariance of the same fields, (2K, 2K).
+            M: Weights of the outputs that neuron k sees, (K, K).
+            shift: The constant that is subtracted for each neuron, (K,).
+
+        Returns:
+            The covariance of the a_k, (K, K).
+
+        Raises:
+            NotImplementedError: For an activation without it: see `lacks_gradient_covariance`.
         """
         raise NotImplementedError
 
@@ -167,31 +155,41 @@ class AbstractActivation(eqx.Module):
         Q: Float[Real, "hidden hidden *lanes"],
         b: Float[Real, "hidden *lanes"] | None = None,
     ) -> Averages:
-        """Return all averages at field covariance Q (K, K) and biases b (K,); None means no bias.
+        """Return all averages at a field covariance Q and biases b.
 
-        Raises `ValueError` if concrete values are no covariance: not square, not symmetric, not
-        positive semi-definite (pair by pair, beyond rounding). Source: docs/theory.md 3.
+        Args:
+            Q: Covariance of the fields, (K, K).
+            b: Biases, (K,); None without biases.
+
+        Returns:
+            The averages of each neuron and of each pair of neurons.
+
+        Raises:
+            ValueError: If concrete values are no covariance: not square, not symmetric, or not
+                positive semi-definite (pair by pair, beyond rounding).
+
+        Source: docs/theory.md 3.
         """
-        if not (is_traced(Q) and Q.ndim == 3):  # lanes come from a solve alone
+        if not (is_traced(Q) and Q.ndim == 3):  # only a solve passes lanes
             Q = jnp.asarray(check_covariance("Q", Q))
             b = None if b is None else jnp.asarray(array("b", b, (Q.shape[0],)))
             self.check_variance(jnp.diagonal(Q))
         return _averages(self, Q, b)
 
-    def check_variance(self, q) -> None:
-        """Raise `ValueError` if a concrete variance is beyond what this activation resolves."""
+    def check_variance(self, q: Float[Real, "*batch hidden"]) -> None:
+        """Raise `ValueError` if a concrete variance exceeds the range of this activation."""
 
-    def resolves(self, q: Float[Real, " hidden"]):
-        """Whether the averages can be trusted at variances q: a boolean scalar."""
+    def resolves(self, q: Float[Real, " hidden"]) -> Real:
+        """Return whether the averages are accurate at variances q: a boolean scalar."""
         return jnp.all(jnp.isfinite(q))
 
 
 @eqx.filter_jit
-def _averages(activation, Q, b):
+def _averages(activation: AbstractActivation, Q: PerPair, b: PerNeuron | None) -> Averages:
     return Averages(*activation.slopes(diagonal(Q), b), *activation.pairs(_views(Q, b)))
 
 
-def _views(Q, b):
+def _views(Q: PerPair, b: PerNeuron | None) -> Pairs:
     q = diagonal(Q)
     if b is None:
         return Pairs(q[:, None], q[None, :], Q, None, None)
@@ -199,9 +197,9 @@ def _views(Q, b):
 
 
 @eqx.filter_custom_jvp
-def mean_slope(activation, q, b=None):
+def mean_slope(activation: AbstractActivation, q: PerNeuron, b: PerNeuron | None = None) -> Real:
     """Return c = E[g'(λ + b)], shape (K,), with its derivatives c_q and c_b in closed form."""
-    # + 0 q: where c doesn't depend on q, vmap would drop the batch axis that the derivative has
+    # + 0 q: where c doesn't depend on q, vmap would drop the batch axis of the derivative.
     return activation.slopes(q, b)[0] + 0.0 * q
 
 
@@ -219,7 +217,7 @@ def _mean_slope_jvp(primals, tangents):
 
 
 @eqx.filter_custom_jvp
-def mean_output(activation, q, b=None):
+def mean_output(activation: AbstractActivation, q: PerNeuron, b: PerNeuron | None = None) -> Real:
     """Return E[g(λ + b)], shape (K,), with its derivatives ∂/∂q = c_b/2 and ∂/∂b = c."""
     return activation.mean(q, b) + 0.0 * q
 
@@ -239,7 +237,7 @@ def _mean_output_jvp(primals, tangents):
 
 
 @eqx.filter_custom_jvp
-def overlap(activation, Q, b=None):
+def overlap(activation: AbstractActivation, Q: PerPair, b: PerNeuron | None = None) -> Real:
     """Return G = E[g_k g_a], shape (K, K), differentiated by Price's theorem.
 
     dG = P dq12 + ½ S dq11 + ½ Sᵀ dq22 + B db1 + Bᵀ db2 is finite where the closed form of G,
@@ -264,11 +262,13 @@ def _overlap_jvp(primals, tangents):
 
 
 @eqx.filter_custom_jvp
-def nonlinear_overlap(activation, Q, b=None):
-    """Return G − c_k c_a Q_ka, the overlap of what no linear function of the field explains.
+def nonlinear_overlap(
+    activation: AbstractActivation, Q: PerPair, b: PerNeuron | None = None
+) -> Real:
+    """Return G − c_k c_a Q_ka, the overlap of the outputs' non-linear parts, shape (K, K).
 
     For erf without biases and for linear neurons it keeps its relative accuracy where it is small.
-    Shape (K, K); differentiated like `overlap`.
+    It is differentiated like `overlap`.
     """
     return activation.beyond_linear(_views(Q, b))
 
@@ -289,13 +289,13 @@ def _nonlinear_overlap_jvp(primals, tangents):
 
 
 def has_zero_mean(activation: AbstractActivation) -> bool:
-    """Whether ⟨g(λ)⟩ = 0 at every variance of a field without bias, that is, whether g is odd.
+    """Return whether ⟨g(λ)⟩ = 0 at every variance of a field without bias: whether g is odd.
 
-    Of an activation with numbers of its own that are traced, which nobody can know, False.
+    The answer is False for an activation that has traced numbers, whose values are unknown.
     """
     if is_traced(activation):
         return False
-    numbers = jax.tree.leaves(activation)  # which can't be hashed
+    numbers = jax.tree.leaves(activation)  # an activation with arrays can't be hashed
     return (_has_zero_mean.__wrapped__ if numbers else _has_zero_mean)(activation)
 
 

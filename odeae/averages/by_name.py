@@ -1,13 +1,11 @@
-"""Activations by name, as the shell and files call them."""
-
-from typing import Any
+"""Activations by their names in the shell and in files."""
 
 from odeae.averages.activation import AbstractActivation
 from odeae.averages.closed import Erf, Linear, ReLU
 from odeae.averages.quadrature import NAMED_FUNCTIONS, Quadrature
 from odeae.base.messages import one_of, shortened
 
-CLOSED_FORMS = {"erf": Erf, "relu": ReLU, "linear": Linear}
+CLOSED_FORMS: dict[str, type[AbstractActivation]] = {"erf": Erf, "relu": ReLU, "linear": Linear}
 
 
 def activation(name: str) -> AbstractActivation:
@@ -19,8 +17,8 @@ def activation(name: str) -> AbstractActivation:
     return Quadrature(NAMED_FUNCTIONS[name])
 
 
-def as_activation(value: Any) -> AbstractActivation:
-    """Return an activation, or the one of a name; raises `ValueError` for anything else."""
+def as_activation(value: object) -> AbstractActivation:
+    """Return an activation, given itself or its name; raise `ValueError` for anything else."""
     if isinstance(value, AbstractActivation):
         return value
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Any smooth activation, by quadrature."""
+"""Smooth activations whose averages are computed by quadrature."""
 
 import functools
 from collections.abc import Callable
@@ -9,20 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
+from jaxtyping import Float
 
-from odeae.averages.activation import AbstractActivation, Moments
+from odeae.averages.activation import AbstractActivation
 from odeae.averages.gradient_noise import by_nodes
 from odeae.averages.special import det2, safe_ratio, safe_sqrt
+from odeae.averages.values import Moments, Pairs, PerNeuron
 from odeae.base.checks import raised, scalar
 from odeae.base.messages import explains_arguments, shortened
 from odeae.base.named import itself, portable_state
-from odeae.base.precision import float64, is_traced
+from odeae.base.precision import Real, float64, is_traced
 
-# Largest q_max/scale²: the nodes for pairs of neurons, 500 q_max/scale² of them, then fill GiBs.
+# Largest q_max/scale²: pairs of neurons need 500 q_max/scale² nodes, which then fill GiBs.
 _WIDEST = 1e6
 
 
-def _derivatives(fn: Callable, order: int) -> list[Callable]:
+def _derivatives(fn: Callable[..., Any], order: int) -> list[Callable[..., Any]]:
     """Return [fn, fn', …] up to `order`, each elementwise."""
     functions = [fn]
     for _ in range(order):
@@ -32,42 +34,56 @@ def _derivatives(fn: Callable, order: int) -> list[Callable]:
 
 
 def _plain(value: Any) -> Any:
-    """What is static must be no scalar of NumPy, which Equinox takes for an array."""
+    """Return a NumPy scalar as a plain number, because Equinox treats NumPy scalars as arrays."""
     return value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
 
 
 @explains_arguments
 class Quadrature(AbstractActivation):
-    """Any smooth activation `fn`, averaged by the trapezoidal rule, which is spectral here.
+    """Any smooth activation, whose averages are computed by the trapezoidal rule.
 
-    `fn` is an elementwise JAX function, for example `jnp.tanh` or
-    `functools.partial(jax.nn.gelu, approximate=False)`. `scale` is the length over which it bends
-    (1 for tanh(x), 0.2 for tanh(5x)): the nodes follow it. `q_max` is the largest field variance
-    to be resolved; the cost of a drift grows like q_max/scale² once fields are that large.
+    The error of the trapezoidal rule falls exponentially with the number of nodes for smooth
+    functions. Averages are accurate to 1e-8, in units of √(G11 G22) and the like, for field
+    variances q ≤ `q_max`. At larger q concrete calls raise `ValueError`, and traced calls return
+    NaN, which `predict` reports as a status.
 
-    Averages are good to 1e-8 (in units of √(G11 G22) and the like) for q ≤ q_max. Beyond, concrete
-    calls raise `ValueError` and traced ones give NaN (`predict` reports it as a status).
+    Args:
+        fn: The activation, an elementwise JAX function such as `jnp.tanh` or
+            `functools.partial(jax.nn.gelu, approximate=False)`.
+        scale: The length over which `fn` bends: 1 for tanh(x), 0.2 for tanh(5x). Nodes are spaced
+            in proportion to it.
+        q_max: The largest field variance that is resolved. The cost of a drift grows like
+            q_max/scale² once fields are that large. A function that grows fast, such as x³, needs
+            a smaller one.
 
-    Raises `ValueError` for a kinked or jumping `fn` (a quadrature would miss the δ in g'') and for
-    one that these nodes don't resolve.
+    Raises:
+        ValueError: If `fn` has a kink or a jump (a quadrature would miss the δ in g''), if the
+            nodes don't resolve it, if JAX can't differentiate it three times, or if `scale` or
+            `q_max` is not positive or needs too many nodes.
+
+    Source: docs/theory.md 3.
+
+    Example:
+        >>> network = odeae.Autoencoder(3, odeae.Quadrature(jnp.tanh))
+        >>> steep = odeae.Quadrature(lambda x: jnp.tanh(5.0 * x), scale=0.2)
     """
 
-    fn: Callable = eqx.field(static=True)
+    fn: Callable[..., Any] = eqx.field(static=True)
     scale: float = eqx.field(static=True, converter=_plain, default=1.0)
     q_max: float = eqx.field(static=True, converter=_plain, default=100.0)
 
     __getstate__ = portable_state
     __copy__ = __deepcopy__ = itself
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not callable(self.fn):
             raise ValueError(f"`fn` must be an elementwise JAX function, got {shortened(self.fn)}")
         scalar("scale", self.scale, above=0.0)
         scalar("q_max", self.q_max, above=0.0)
         if not is_traced((self.scale, self.q_max)) and self.q_max > _WIDEST * self.scale**2:
             raise ValueError(
-                f"`q_max` must be at most {_WIDEST:.0e} scale² = {_WIDEST * self.scale**2:g}, for "
-                f"more nodes than that no memory holds, got {float(self.q_max):g}"
+                f"`q_max` must be at most {_WIDEST:.0e} scale² = {_WIDEST * self.scale**2:g}, "
+                f"because more nodes don't fit into memory, got {float(self.q_max):g}"
             )
         try:
             hash(self.fn)
@@ -78,35 +94,35 @@ class Quadrature(AbstractActivation):
             ) from error
         _check_once(self)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Real, "..."]) -> Float[Real, "..."]:
         """Return fn(x)."""
         return self.fn(x)
 
-    def slope(self, x):
+    def slope(self, x: Float[Real, "..."]) -> Float[Real, "..."]:
         """Return fn'(x)."""
         return _derivatives(self.fn, 1)[1](x)
 
-    def slopes(self, q, b):
+    def slopes(self, q: PerNeuron, b: PerNeuron | None) -> tuple[Real, Real, Real]:
         """Return c = E[g'], c_q = ½ E[g'''] and c_b = E[g'']."""
         _, g1, g2, g3 = self._moments(q, b, 3)
         return g1, 0.5 * g3, g2
 
-    def mean(self, q, b):
+    def mean(self, q: PerNeuron, b: PerNeuron | None) -> Real:
         """Return E[g]."""
         return self._moments(q, b, 0)[0]
 
-    def _moments(self, q, b, order):
-        """E of fn and of its derivatives up to `order`."""
+    def _moments(self, q: PerNeuron, b: PerNeuron | None, order: int) -> tuple[Real, ...]:
+        """Return E of fn and of its derivatives up to `order`."""
 
-        def at(nodes):
+        def at(nodes: tuple[Any, Any]) -> tuple[Real, ...]:
             z, weight = nodes
             x = safe_sqrt(q)[:, None] * z[None, :] + (0.0 if b is None else b[:, None])
             return tuple(f(x) @ weight for f in _derivatives(self.fn, order))
 
         return self.over_nodes(q, at)
 
-    def pairs(self, p):
-        """Average over λ1, and within over λ2 given λ1."""
+    def pairs(self, p: Pairs) -> tuple[Real, Real, Real, Real]:
+        """Return (G, P, S, B): average over λ2 given λ1, then over λ1."""
         q = p.q1[:, 0]
         s1 = safe_sqrt(p.q1)
         root = safe_sqrt(det2(p.q1, p.q12, p.q12, p.q2))
@@ -114,10 +130,10 @@ class Quadrature(AbstractActivation):
         deviation = jnp.where(p.q1 > 0, deviation, safe_sqrt(p.q2))
         biases = jnp.zeros_like(q) if p.b2 is None else p.b2[0]
 
-        def at(nodes):
+        def at(nodes: tuple[Any, Any]) -> tuple[Real, ...]:
             z, weight = nodes
 
-            def row(neuron):  # one neuron 1 against all neurons 2
+            def row(neuron: tuple[Real, ...]) -> tuple[Real, ...]:  # neuron 1 with all neurons 2
                 s1, mean, deviation, b1 = neuron
                 g, g1, g2 = (f(s1 * z + b1) for f in _derivatives(self.fn, 2))
                 x2 = jnp.outer(deviation, z)[:, None, :] + jnp.outer(mean, z)[:, :, None]
@@ -127,9 +143,10 @@ class Quadrature(AbstractActivation):
 
             return jax.lax.map(row, (s1[:, 0], mean, deviation, biases))
 
-        return self.over_nodes(q, at)
+        G, P, S, B = self.over_nodes(q, at)
+        return G, P, S, B
 
-    def check_variance(self, q):
+    def check_variance(self, q: Float[Real, "*batch hidden"]) -> None:
         """Raise `ValueError` if a concrete variance is above q_max."""
         if not is_traced(q) and np.any(np.asarray(q) > self.q_max):
             raise ValueError(
@@ -137,28 +154,28 @@ class Quadrature(AbstractActivation):
                 f"q={float(np.max(q)):g}; construct it with a larger `q_max`"
             )
 
-    def resolves(self, q):
-        """Whether all variances are finite and at most q_max."""
+    def resolves(self, q: Float[Real, "..."]) -> Real:
+        """Return whether all variances are finite and at most q_max."""
         return jnp.all(q <= self.q_max)
 
     @property
-    def name(self):
-        """Name of a known function, such as tanh, or "own function"."""
+    def name(self) -> str:
+        """The name of a known function, such as tanh, or "own function"."""
         return next((n for n, f in NAMED_FUNCTIONS.items() if f is self.fn), "own function")
 
     @property
-    def largest_variance(self):
-        """The `q_max`."""
+    def largest_variance(self) -> float:
+        """The largest field variance that is resolved, `q_max`."""
         return self.q_max
 
-    def moments(self, q, b):
-        """Return the averages to 1e-7, as the nodes end at 7 standard deviations.
+    def moments(self, q: Float[Real, " hidden"], b: Float[Real, " hidden"] | None) -> Moments:
+        """Return the averages to 1e-7, because the nodes end at 7 standard deviations.
 
         With r = g − cλ, N = E[r²], N_q = E[(g' − c)²] + E[r g''] and N_b = 2 E[r g'] (Price).
         """
         c, c_q, c_b = self.slopes(q, b)
 
-        def at(nodes):
+        def at(nodes: tuple[Any, Any]) -> tuple[Real, ...]:
             z, weight = nodes
             field = safe_sqrt(q)[:, None] * z[None, :]
             x = field if b is None else field + b[:, None]
@@ -169,8 +186,8 @@ class Quadrature(AbstractActivation):
 
         return Moments(c, c_q, c_b, *self.over_nodes(q, at))
 
-    def lacks_gradient_covariance(self, hidden):
-        """Return why more than two neurons can't be had: four fields need nodes for each."""
+    def lacks_gradient_covariance(self, hidden: int) -> str | None:
+        """Return why K > 2 is impossible (each of the four fields needs nodes); None for K ≤ 2."""
         if hidden <= 2:
             return None
         return (
@@ -178,27 +195,36 @@ class Quadrature(AbstractActivation):
             "no such limit"
         )
 
-    def gradient_covariance(self, mean, cov, M, shift):
+    def gradient_covariance(
+        self,
+        mean: Float[Real, " fields"],
+        cov: Float[Real, "fields fields"],
+        M: Float[Real, "hidden hidden"],
+        shift: Float[Real, " hidden"],
+    ) -> Float[Real, "hidden hidden"]:
         """Return ⟨a_k a_m⟩ of one or two neurons."""
         return by_nodes(self, mean, cov, M, shift)
 
-    def over_nodes(self, q, function):
+    def over_nodes(
+        self, q: Float[Real, "..."], function: Callable[[tuple[Any, Any]], tuple[Real, ...]]
+    ) -> tuple[Real, ...]:
         """Return function((z, weights)), a tuple, with nodes z that resolve fn at variances q.
 
-        z stands for a standard normal. NaN where a variance is beyond q_max.
+        The nodes z and weights average over a standard normal. The result is NaN if a variance
+        exceeds q_max.
         """
         limits, rules = self._levels()
         level = sum((jnp.max(q) > limit).astype(int) for limit in limits[:-1])
         values = jax.lax.switch(level, [functools.partial(function, rule) for rule in rules])
         return tuple(jnp.where(self.resolves(q), v, jnp.nan) for v in values)
 
-    def _levels(self):
-        """Variances up to which each rule is good, and the rules (nodes z, weights)."""
+    def _levels(self) -> tuple[list[float], list[tuple[np.ndarray, np.ndarray]]]:
+        """Return the largest variance of each rule, and the rules (nodes z, weights)."""
         limits = [self.q_max / 100.0, self.q_max / 10.0, self.q_max]
         return limits, [_trapezoid(min(0.4, 0.32 * self.scale / limit**0.5)) for limit in limits]
 
-    def check_smooth_and_resolved(self):
-        """Raise unless fn is smooth (panel by panel) and every rule agrees with a finer one."""
+    def check_smooth_and_resolved(self) -> None:
+        """Raise `ValueError` unless fn is smooth (panel by panel) and agrees with finer rules."""
         reach = 7.0 * self.q_max**0.5 + 10.0
         edges = np.linspace(-reach, reach, int(np.ceil(4.0 * reach / self.scale)) + 1)
         node, weight = np.polynomial.legendre.leggauss(12)
@@ -239,10 +265,10 @@ class Quadrature(AbstractActivation):
                             "smaller `q_max` if it grows fast"
                         )
 
-    def _evaluate(self, points):
-        """fn and three derivatives at each array of points, in one compiled call."""
+    def _evaluate(self, points: list[np.ndarray]) -> list[np.ndarray]:
+        """Return fn and three derivatives at each array of points, from one compiled call."""
 
-        def all_orders(x):
+        def all_orders(x: Real) -> Real:
             return jnp.stack([f(x) for f in _derivatives(self.fn, 3)])
 
         flat = np.concatenate([x.ravel() for x in points])
@@ -262,21 +288,21 @@ class Quadrature(AbstractActivation):
 
 @functools.lru_cache(maxsize=64)
 def _check_once(quadrature: Quadrature) -> None:
-    """Check a Quadrature, unless one of the same function and numbers has passed: it compiles."""
+    """Check a Quadrature once for each function and numbers, because the check compiles."""
     quadrature.check_smooth_and_resolved()
 
 
-def _trapezoid(step: float, reach: float = 7.0):
-    """Nodes and weights of E over a standard normal; the error falls like exp(−2π²/step²)."""
+def _trapezoid(step: float, reach: float = 7.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return nodes and weights of E over a standard normal; the error is about exp(−2π²/step²)."""
     n = int(np.ceil(reach / step))
     z = step * np.arange(-n, n + 1)
     weight = np.exp(-0.5 * z * z)
     return z, weight / np.sum(weight)
 
 
-def gelu(x):
-    """The exact GELU, x Φ(x)."""
+def gelu(x: Real) -> Real:
+    """Return the exact GELU, x Φ(x)."""
     return x * ndtr(x)
 
 
-NAMED_FUNCTIONS = {"tanh": jnp.tanh, "gelu": gelu}
+NAMED_FUNCTIONS: dict[str, Callable[..., Any]] = {"tanh": jnp.tanh, "gelu": gelu}

@@ -1,10 +1,11 @@
 """Special functions of one and two correlated Gaussians, to full double precision.
 
-Everything that is delicate near correlation ±1 lives here: a compensated determinant, a square
+All functions that are delicate near correlation ±1 are here: a compensated determinant, a square
 root that can be differentiated at zero, and Φ2 from Owen's T function (docs/theory.md 3).
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax.scipy.special import ndtr
 from jaxtyping import Float
 
 from odeae.base.checks import broadcast, numbers
-from odeae.base.precision import Real, in_float64
+from odeae.base.precision import ArrayLike, Real, in_float64
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 _NODES, _WEIGHTS = 0.5 * (_NODES + 1.0), 0.5 * _WEIGHTS  # Gauss-Legendre on [0, 1]
@@ -36,15 +37,15 @@ _FAR = 1e100
 
 
 def normal_pdf(x: Float[Real, "..."]) -> Float[Real, "..."]:
-    """φ(x), the standard normal density."""
+    """Return φ(x), the standard normal density."""
     return jnp.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi)
 
 
-def _split(x):
+def _split(x: Real) -> tuple[Real, Real]:
     """Return (high, low) with x = high + low exactly and at most 26 significant bits in each.
 
-    Rounding on the bits, unlike Veltkamp's multiplication, survives a compiler that contracts
-    a·b + c; and so does every product of two such parts, because it is exact.
+    A compiler that contracts a·b + c can't spoil rounding on the bits, as it can Veltkamp's
+    multiplication, nor the product of two such parts, because that product is exact.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.int64)
     high = (bits + (1 << 26)) & ~((1 << 27) - 1)
@@ -52,7 +53,7 @@ def _split(x):
     return high, x - high
 
 
-def _two_sum(x, y):
+def _two_sum(x: Real, y: Real) -> tuple[Real, Real]:
     """Return (s, error) with x + y = s + error exactly (Knuth)."""
     s = x + y
     t = s - x
@@ -60,7 +61,7 @@ def _two_sum(x, y):
 
 
 @jax.custom_jvp
-def det2(a, b, c, d):
+def det2(a: Any, b: Any, c: Any, d: Any) -> Real:
     """Return the 2×2 determinant a d − b c with a relative error near 1e-16 even if it cancels.
 
     Each product is cut into partial products that are exact in float64; their sum is compensated.
@@ -83,7 +84,7 @@ def _det2_jvp(primals, tangents):
 
 
 def safe_sqrt(x: Float[Real, "..."]) -> Float[Real, "..."]:
-    """√max(x, 0) with derivative 0 at 0, so that a solution can be differentiated through r = ±1.
+    """Return √max(x, 0), with derivative 0 at 0, so that solutions can be differentiated at r = ±1.
 
     For the determinant of two aligned neurons this is the derivative along the aligned set.
     Values below 0 come from the rounding of inputs that are positive semi-definite.
@@ -93,7 +94,7 @@ def safe_sqrt(x: Float[Real, "..."]) -> Float[Real, "..."]:
 
 
 def safe_ratio(x: Float[Real, "..."], y: Float[Real, "..."]) -> Float[Real, "..."]:
-    """x/y for y ≥ 0; at y = 0 the limit: 0 if x = 0, else a number so large that Φ is 0 or 1."""
+    """Return x/y for y ≥ 0; at y = 0 return 0 if x = 0, else a number so large that Φ is 0 or 1."""
     ratio = x / jnp.where(y > 0, y, 1.0)
     ratio = jnp.where(y > 0, ratio, jax.lax.stop_gradient(jnp.sign(x)) * _FAR)
     return jnp.clip(ratio, -_FAR, _FAR)
@@ -108,8 +109,8 @@ def angle(sine: Float[Real, "..."], cosine: Float[Real, "..."]) -> Float[Real, "
 def arcsine(sine: Real, cosine: Real, norm: Real) -> Real:
     """Return θ ∈ [−π/2, π/2] of sine = norm sin θ, cosine = norm cos θ ≥ 0, to 5e-16.
 
-    For norms within 1e-150 … 1e150. tan(θ/4) is at most tan(π/8), where a polynomial does: three
-    times faster than atan2.
+    The norm must lie within 1e-150 … 1e150. tan(θ/4) is at most tan(π/8), where a polynomial is
+    accurate and three times as fast as atan2.
     """
     both = cosine + norm
     quarter = sine / (both + jnp.sqrt(2.0 * norm * both))
@@ -123,7 +124,7 @@ def arcsine(sine: Real, cosine: Real, norm: Real) -> Real:
 def beyond_sine(sine: Real, cosine: Real, norm: Real) -> Real:
     """Return θ − sin θ of sine = norm sin θ, cosine = norm cos θ ≥ 0, to all its digits.
 
-    By the series of arcsin y − y where |y| < 1/3, 18 terms of which are good to 1e-18.
+    Where |y| < 1/3 the series of arcsin y − y is used, whose first 18 terms are good to 1e-18.
     """
     y = sine / norm
     small = jnp.abs(y) < 1.0 / 3.0
@@ -135,15 +136,15 @@ def beyond_sine(sine: Real, cosine: Real, norm: Real) -> Real:
     return jnp.where(small, y * z * series, large)
 
 
-def _outer(x, nodes):
+def _outer(x: Real, nodes: np.ndarray) -> Real:
     return x[..., None] * nodes.reshape((1,) * x.ndim + (-1,))
 
 
-def _owens_t(h, y):
-    """Owen's T(h, y/h) = (1/2π) ∫₀^{y/h} exp(−h²(1+x²)/2)/(1+x²) dx for h, y ≥ 0.
+def _owens_t(h: Real, y: Real) -> Real:
+    """Return Owen's T(h, y/h) = (1/2π) ∫₀^{y/h} exp(−h²(1+x²)/2)/(1+x²) dx for h, y ≥ 0.
 
-    For y > h the arguments change places, so that the range of integration never exceeds [0, 1],
-    where 20 nodes give an absolute error near 1e-16.
+    For y > h the arguments change places, so the range of integration never exceeds [0, 1], where
+    20 nodes give an absolute error near 1e-16.
     """
     small, large = jnp.minimum(h, y), jnp.maximum(h, y)
     slope = small / jnp.where(large > 0, large, 1.0)
@@ -155,15 +156,15 @@ def _owens_t(h, y):
 
 
 @jax.custom_jvp
-def bvn_excess(h, k, arcsin_r, h_given_k, k_given_h):
-    """Φ2(h, k; r) − Φ(h)Φ(k), the part of the distribution function that the correlation makes.
+def bvn_excess(h: Real, k: Real, arcsin_r: Real, h_given_k: Real, k_given_h: Real) -> Real:
+    """Return Φ2(h, k; r) − Φ(h)Φ(k), the part of the distribution function due to correlation.
 
-    The correlation r comes as arcsin r ∈ [−π/2, π/2] and through h_given_k = (h − r k)/o and
-    k_given_h = (k − r h)/o, o = √(1 − r²), all of which a caller can compute without cancellation.
+    The correlation r is given as arcsin r ∈ [−π/2, π/2] and through h_given_k = (h − r k)/o and
+    k_given_h = (k − r h)/o, o = √(1 − r²), which a caller can compute without cancellation.
 
     For |r| < 0.75 this is Plackett's integral ∫₀^{arcsin r} exp(−(h² + k² − 2hk sin ψ)/(2 cos² ψ))
-    dψ/2π, exact also where it is tiny; beyond, Owen's T function (Genz 2004 treats the same
-    region in another way). Derivatives are exact: ∂Φ2/∂h = φ(h) Φ(k_given_h), ∂Φ2/∂r = φ2.
+    dψ/2π, exact also where it is tiny. For larger |r| it is Owen's T function (Genz 2004 treats the
+    same region in another way). Derivatives are exact: ∂Φ2/∂h = φ(h) Φ(k_given_h), ∂Φ2/∂r = φ2.
     """
     weak = jnp.abs(jnp.sin(arcsin_r)) < _PLACKETT_LIMIT
 
@@ -174,7 +175,7 @@ def bvn_excess(h, k, arcsin_r, h_given_k, k_given_h):
     exponent = jnp.square(h_ - k_ * sin) / cos2 + jnp.square(k_)
     plackett = arcsin_r * (jnp.exp(-0.5 * exponent) @ _WEIGHTS) / (2.0 * np.pi)
 
-    def signed_t(x, y):  # T(x, y/x), x = 0 being read as 0⁺
+    def signed_t(x: Real, y: Real) -> Real:  # T(x, y/x), where x = 0 means 0⁺
         return _sign(x) * jnp.sign(y) * _owens_t(jnp.abs(x), jnp.abs(y))
 
     by_t = (
@@ -187,7 +188,7 @@ def bvn_excess(h, k, arcsin_r, h_given_k, k_given_h):
     return jnp.where(weak, plackett, by_t)
 
 
-def _sign(x):
+def _sign(x: Real) -> Real:
     return jnp.where(x < 0, -1.0, 1.0)
 
 
@@ -204,24 +205,37 @@ def _bvn_excess_jvp(primals, tangents):
 
 
 @in_float64
-def bvn_cdf(
-    h: Float[Real, "..."], k: Float[Real, "..."], r: Float[Real, "..."]
-) -> Float[Real, "..."]:
-    """Φ2(h, k; r) = P(x ≤ h, y ≤ k) for standard normal x, y with correlation r.
+def bvn_cdf(h: ArrayLike, k: ArrayLike, r: ArrayLike) -> Float[Real, "..."]:
+    """Return Φ2(h, k; r) = P(x ≤ h, y ≤ k), the bivariate normal distribution function.
 
-    Accurate to a few 1e-16 for every r in [−1, 1]; arguments broadcast. Derivatives are finite
-    (at r = ±1 those that are not are set to 0). Outside [−1, 1] the result is NaN.
+    x and y are standard normal with correlation r. The result is accurate to a few 1e-16 for every
+    r in [−1, 1]. Derivatives are finite: infinite ones, at r = ±1, are replaced by 0.
+
+    Args:
+        h: Upper limit of x.
+        k: Upper limit of y.
+        r: Correlation. All three arguments are broadcast to one shape.
+
+    Returns:
+        The probability, of the broadcast shape; NaN where r lies outside [−1, 1].
+
+    Raises:
+        ValueError: If an argument holds no real numbers, or shapes don't broadcast.
 
     Source: Owen (1956) and Plackett's identity; docs/theory.md 3.
+
+    Example:
+        >>> float(odeae.bvn_cdf(0.0, 0.0, 0.5).round(6))  # 1/4 + arcsin(r)/2π
+        0.333333
     """
-    h, k, r = broadcast(h=numbers("h", h), k=numbers("k", k), r=numbers("r", r))
-    h, k = jnp.clip(h, -_FAR, _FAR), jnp.clip(k, -_FAR, _FAR)  # ±∞ without ∞ − ∞
-    o = safe_sqrt((1.0 - r) * (1.0 + r))
+    x, y, corr = broadcast(h=numbers("h", h), k=numbers("k", k), r=numbers("r", r))
+    x, y = jnp.clip(x, -_FAR, _FAR), jnp.clip(y, -_FAR, _FAR)  # ±∞ without ∞ − ∞
+    o = safe_sqrt((1.0 - corr) * (1.0 + corr))
     excess = bvn_excess(
-        h,
-        k,
-        0.5 * np.pi - angle(o, r),
-        safe_ratio(det2(h, k, r, 1.0), o),
-        safe_ratio(det2(k, h, r, 1.0), o),
+        x,
+        y,
+        0.5 * np.pi - angle(o, corr),
+        safe_ratio(det2(x, y, corr, 1.0), o),
+        safe_ratio(det2(y, x, corr, 1.0), o),
     )
-    return jnp.where(jnp.abs(r) <= 1.0, ndtr(h) * ndtr(k) + excess, jnp.nan)
+    return jnp.where(jnp.abs(corr) <= 1.0, ndtr(x) * ndtr(y) + excess, jnp.nan)

@@ -1,1 +1,1 @@
-"""What knows no physics: numbers in double precision, checks, messages, files, compiling."""
+"""Parts that know no physics: numbers in double precision, checks, messages, files, compiling."""

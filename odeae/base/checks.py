@@ -1,10 +1,10 @@
-"""Messages for people: what was expected of an argument, what was got, what to do."""
+"""Checks of arguments. Their messages say what was expected, what was given and what to do."""
 
 import dataclasses
 import operator
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +15,9 @@ from odeae.base.precision import Real, as_float, is_traced
 
 
 def scalar(
-    name: str, value: Any, *, above: float | None = None, at_least: float | None = None
+    name: str, value: object, *, above: float | None = None, at_least: float | None = None
 ) -> Real:
-    """Return `value` as a finite float64 scalar within its bound; a tracer passes unchecked."""
+    """Return `value` as a finite float64 scalar within its bound; a tracer isn't checked."""
     number = array(name, value, ())
     if is_traced(number):
         return number
@@ -30,8 +30,8 @@ def scalar(
     return number
 
 
-def array(name: str, value: Any, shape: tuple[int | None, ...]) -> Real:
-    """Return `value` as a finite float64 array of `shape` (None: any size)."""
+def array(name: str, value: object, shape: tuple[int | None, ...]) -> Real:
+    """Return `value` as a finite float64 array of `shape` (None stands for any size)."""
     values = numbers(name, value)
     fits = len(values.shape) == len(shape) and all(
         want in (None, got) for want, got in zip(shape, values.shape, strict=True)
@@ -46,8 +46,8 @@ def array(name: str, value: Any, shape: tuple[int | None, ...]) -> Real:
     return values
 
 
-def numbers(name: str, value: Any) -> Real:
-    """Return `value` as a float64 array of any shape; text and complex numbers are refused."""
+def numbers(name: str, value: object) -> Real:
+    """Return `value` as a float64 array of any shape; refuse text and complex numbers."""
     if is_traced(value):
         return as_float(value)
     if value is None:
@@ -71,7 +71,7 @@ def numbers(name: str, value: Any) -> Real:
         ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         path = isinstance(value, str) and value.rpartition(".")[2].isalpha() and "." in value
-        hint = "; read the file first, as by numpy.load" if path else ""
+        hint = "; read the file first, for example with numpy.load" if path else ""
         hint = "; pass its .detach().cpu().numpy()" if hasattr(value, "detach") else hint
         raise ValueError(
             f"`{name}` must hold real numbers, got {shortened(value)}{hint}"
@@ -79,7 +79,7 @@ def numbers(name: str, value: Any) -> Real:
 
 
 def broadcast(**values: Real) -> list[Real]:
-    """Return arrays, given by their names, of the one shape that they broadcast to."""
+    """Return the given arrays broadcast to their common shape; the keywords are their names."""
     try:
         shape = np.broadcast_shapes(*(value.shape for value in values.values()))
     except ValueError as error:
@@ -88,8 +88,11 @@ def broadcast(**values: Real) -> list[Real]:
     return [jax.numpy.broadcast_to(value, shape) for value in values.values()]
 
 
-def covariance(name: str, value: Any) -> Real:
-    """Return `value` as a square matrix that can be a covariance, pair by pair, to rounding."""
+def covariance(name: str, value: object) -> Real:
+    """Return `value` as a square matrix that may be a covariance.
+
+    Each pair of variables is checked, within rounding: symmetry and correlations in [−1, 1].
+    """
     matrix = array(name, value, (None, None))
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`{name}` must be square, got shape {_shape(matrix.shape)}")
@@ -128,7 +131,7 @@ def finite(name: str, values: Real) -> None:
 
 
 def whole(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1) -> int:
-    """Return `value` as an int within its bounds (by default those of an int64); 1e9 is one."""
+    """Return `value` as an int within its bounds (by default an int64); 1e9 counts as an int."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -143,15 +146,15 @@ def whole(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1)
 
 
 def wholes(name: str, value: Any, *, at_least: int = 1, at_most: int = 2**63 - 1) -> list[int]:
-    """Return `value`, whatever can be gone through, as a list of ints within their bounds."""
+    """Return `value`, any iterable of numbers, as a list of ints within their bounds."""
     plain = isinstance(value, Iterable) and not isinstance(value, str | bytes)
     if not plain or getattr(value, "ndim", 1) == 0:
         raise ValueError(f"`{name}` must be a list of whole numbers, got {shortened(value)}")
     return [whole(name, one, at_least=at_least, at_most=at_most) for one in value]
 
 
-def entries(name: str, value: Any, count: int | None = None) -> list:
-    """Return `value`, whatever can be gone through, as a list of `count` entries."""
+def entries(name: str, value: Any, count: int | None = None) -> list[Any]:
+    """Return `value`, any iterable, as a list of `count` entries (None: of any length)."""
     several = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
     if not several or getattr(value, "ndim", 1) == 0:
         raise ValueError(f"`{name}` must be a list, got {shortened(value)}")
@@ -161,33 +164,34 @@ def entries(name: str, value: Any, count: int | None = None) -> list:
     return found
 
 
-def grain_of(*values: Any) -> float:
-    """Relative rounding of the numbers as they were given, of the coarsest of them.
+def grain_of(*values: object) -> float:
+    """Return the relative rounding of numbers as they were given: the coarsest of their dtypes.
 
-    That of float64 for integers, tracers and what is no array of numbers.
+    Integers, tracers and values that are no arrays of numbers count as float64.
     """
     coarsest = float(np.finfo(float).eps)
     for value in values:
         try:
             kind = np.dtype(float) if is_traced(value) else np.asarray(value).dtype
         except (TypeError, ValueError, RuntimeError):
-            continue  # what they are is said by those who read them
-        if jax.numpy.issubdtype(kind, np.floating):  # NumPy doesn't know bfloat16 for one
+            continue  # the checks that read these values raise the error
+        if jax.numpy.issubdtype(kind, np.floating):  # NumPy doesn't know bfloat16
             coarsest = max(coarsest, float(jax.numpy.finfo(kind).eps))
     return coarsest
 
 
 def close(a: Real, b: Real, grain: float = 0.0) -> bool:
-    """Whether two arrays agree to 1e-9 of their largest entry, which turning a basis may cost.
+    """Return whether two arrays agree to 1e-9 of the largest entry, the cost of turning a basis.
 
-    `grain`: their `grain_of` as they were given; where it is coarser, ten times that is allowed.
+    `grain` is the `grain_of` the arrays as they were given. Ten times the grain is allowed where
+    it is larger than 1e-9.
     """
     bound = max(1e-9, 10.0 * grain)
     return bool(np.all(np.abs(a - b) <= bound * np.max(np.abs(b), initial=0.0)))
 
 
-def flag(name: str, value: Any, hint: str | None = None) -> bool:
-    """Return `value` as a bool, which it must be: 0.5 or "no" would count as true."""
+def flag(name: str, value: object, hint: str | None = None) -> bool:
+    """Return `value` if it is a bool; refuse others, because 0.5 or "no" would count as true."""
     if not isinstance(value, bool | np.bool_):
         hint = f"; {hint}" if hint else ""
         raise ValueError(f"`{name}` must be True or False, got {shortened(value)}{hint}")
@@ -195,7 +199,7 @@ def flag(name: str, value: Any, hint: str | None = None) -> bool:
 
 
 def raised(error: Exception) -> str:
-    """What came of it when JAX called a user's function, in one line, and what to do about it."""
+    """Return one line on the error of a user's function that JAX called, with the remedy."""
     name, line = type(error).__name__, (str(error).splitlines() or [""])[0]
     unknown = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
     if isinstance(error, unknown):
@@ -203,12 +207,12 @@ def raised(error: Exception) -> str:
     return f"calling it raised {name}{': ' if line else ''}{line}"
 
 
-# Frames of these stand between a user's line and ours: wrappers of classes and functions.
+# Packages whose wrappers of classes and functions stand between a user's line and ours.
 _NOT_THE_USER = {"odeae", "equinox", "jaxtyping", "beartype", "jax", "contextlib", "functools"}
 
 
 def warn(message: str, kind: type[Warning] = UserWarning) -> None:
-    """Give a warning that points at the line outside odeae which led here."""
+    """Give a warning that points at the line outside odeae that led to it."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USER:
         level, frame = level + 1, frame.f_back
@@ -216,13 +220,13 @@ def warn(message: str, kind: type[Warning] = UserWarning) -> None:
 
 
 def described(self: Any) -> str:
-    """Class(name=value, …) of a dataclass, single numbers as such and not as arrays: a __repr__."""
+    """Return Class(name=value, …) of a dataclass, with single numbers as numbers: a __repr__."""
     fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
     return f"{type(self).__name__}({', '.join(f'{n}={shown(x)}' for n, x in fields)})"
 
 
 def shown(x: Any) -> str:
-    """A value of a field for people: single numbers as such, of arrays the shape."""
+    """Return the value of a field for people: a number as it is, an array as its shape."""
     if is_traced(x):
         return "traced"
     if not hasattr(x, "shape"):
@@ -230,6 +234,6 @@ def shown(x: Any) -> str:
     return f"array of shape {_shape(x.shape)}" if x.shape or not hasattr(x, "item") else f"{x:g}"
 
 
-def _shape(shape) -> str:
+def _shape(shape: Sequence[int | None]) -> str:
     sizes = ["any" if n is None else str(n) for n in shape]
     return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"

@@ -1,4 +1,4 @@
-"""Words for people: suggestions for names nobody knows, plurals, tables. Needs no JAX."""
+"""Words for people: suggestions for unknown names, plurals, tables. This module needs no JAX."""
 
 import difflib
 import functools
@@ -7,19 +7,19 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
-T = TypeVar("T", bound=Callable)
+T = TypeVar("T", bound=Callable[..., Any])
 
 
-def shortened(value: Any) -> str:
-    """The repr of whatever somebody gave, in one line of at most 60 characters: for messages."""
+def shortened(value: object) -> str:
+    """Return the repr of any value in one line of at most 60 characters, for messages."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # some raise, such as an int of 5000 digits
+    except Exception:  # some reprs raise, such as the repr of an int of 5000 digits
         text = f"{type(value).__name__} without a repr"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# Words for the same thing, ours and those of other tools.
+# Names of one quantity, here and in other tools.
 _SYNONYMS = (
     {"hidden", "k", "neurons", "units", "width", "n_hidden", "hidden_size", "hidden_dim"},
     {"lr", "learning_rate", "rate", "eta", "step_size"},
@@ -39,15 +39,15 @@ _SYNONYMS = (
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: what it could have been."""
+    """Return the end of a message about an unknown word: the known words and the nearest one."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
     hint = f", did you mean {close[0]!r}?" if close else ""
     return f": expected one of {', '.join(known)}{hint}"
 
 
-def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Return `value` if it is one of `choices`; else raise `ValueError`, suggesting the nearest."""
+def one_of(name: str, value: object, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`, else raise `ValueError` and suggest the nearest."""
     choices = list(choices)
     if isinstance(value, str) and value in choices:  # an array would be compared entry by entry
         return value
@@ -55,12 +55,12 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 run", "2 runs"."""
+    """Return a number with its noun: "1 run", "2 runs"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def html_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """A small HTML table of names and texts, for notebooks; all of them are escaped."""
+    """Return a small HTML table of names and texts for notebooks; names and texts are escaped."""
     style = ' style="text-align: left"'
     lines = [
         f"<tr><th{style}>{html.escape(name)}</th><td{style}>{html.escape(text)}</td></tr>"
@@ -71,16 +71,17 @@ def html_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def explains_arguments(target: T) -> T:
-    """Decorate a function or a class so that a call it can't take says what to write.
+    """Decorate a function or a class so that the error of a wrong call says what to write.
 
-    Python's own `TypeError` names the argument that is unknown or missing; this one adds which was
-    meant and which there are. Calls that succeed cost nothing more, signatures stay.
+    Python's own `TypeError` names the argument that is unknown or missing. The new error also names
+    the argument that was probably meant and all known arguments. Successful calls cost nothing
+    extra, and signatures stay the same.
 
     Args:
-        target: A function, or a class whose constructor is meant.
+        target: A function, or a class. For a class, its constructor is wrapped.
 
     Returns:
-        The function wrapped, or the same class.
+        The wrapped function, or the same class.
     """
     function: Any = target.__init__ if isinstance(target, type) else target
     name = getattr(target, "__qualname__", "")
@@ -103,7 +104,7 @@ def explains_arguments(target: T) -> T:
     return cast("T", target)
 
 
-def _fits(signature: inspect.Signature, args: tuple, kwargs: dict) -> bool:
+def _fits(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     try:
         signature.bind(*args, **kwargs)
     except TypeError:
@@ -112,9 +113,13 @@ def _fits(signature: inspect.Signature, args: tuple, kwargs: dict) -> bool:
 
 
 def _mistake(
-    name: str, own: list[str], signature: inspect.Signature, args: tuple, kwargs: dict
+    name: str,
+    own: list[str],
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> str:
-    """Return what is wrong with a call that doesn't fit a signature."""
+    """Return a message about a call that doesn't fit a signature."""
     takes = f"it takes {', '.join(own)}"
     unknown = [word for word in kwargs if word not in own]
     if unknown:
@@ -123,7 +128,7 @@ def _mistake(
         return f"{name} has no argument `{unknown[0]}`{hint}: {takes}"
     try:
         signature.bind_partial(*args, **kwargs)
-    except TypeError as error:  # too many of them, or one twice
+    except TypeError as error:  # too many arguments, or one argument twice
         return f"{name}: {error}; {takes}"
     given = signature.bind_partial(*args, **kwargs).arguments
     required = [
@@ -137,13 +142,13 @@ def _mistake(
 
 
 def meant(word: str, own: list[str]) -> list[str]:
-    """Return the arguments that an unknown word may stand for."""
+    """Return the known arguments that an unknown word may stand for."""
     alike = set().union(*(group for group in _SYNONYMS if word.lower() in group))
     found = [known for known in own if known in alike]
     return found or difflib.get_close_matches(word, own, n=1)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line with words in it of an error that may have many."""
+    """Return the first line of an error that has words in it."""
     lines = [line.strip(" .-") for line in str(error).splitlines()]
     return next((line for line in lines if line), type(error).__name__)

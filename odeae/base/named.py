@@ -1,30 +1,34 @@
-"""Pickles and copies of what holds a function: jitted ones keep their name, not their insides."""
+"""Pickles and copies of objects that hold functions: jitted functions are pickled by name."""
 
 import functools
 import pkgutil
 import types
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class _ByName:
-    """Stands for a function in a pickle, and comes out of it as the function itself."""
+    """A stand-in for a function in a pickle, which is the function itself after loading."""
 
     def __init__(self, name: str):
         self.name = name
 
-    def __call__(self):
-        """Nobody calls it; `functools.partial` takes only what can be called."""
+    def __call__(self) -> None:
+        """Raise an error: the stand-in is callable only because `functools.partial` needs that."""
         raise NotImplementedError
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
         return pkgutil.resolve_name, (self.name,)
 
 
 def _portable(value: Any) -> Any:
-    """Return `value`, or what pickle can take where it can't take an importable function.
+    """Return `value`, or a stand-in where pickle can't pickle an importable function.
 
-    Pickle looks for `jax.numpy.tanh` where it was defined, and finds what was jitted there; a copy
-    of its insides would be another function, which compiles anew and equals nothing.
+    Pickle looks up `jax.numpy.tanh` in the module that defined it and finds another object there,
+    the function before `jit`. A copy of the function's contents would be a new function, which
+    compiles anew and compares as different.
     """
     if isinstance(value, functools.partial):
         return functools.partial(_portable(value.func), *value.args, **value.keywords)
@@ -40,10 +44,10 @@ def _portable(value: Any) -> Any:
 
 
 def portable_state(self: Any) -> dict[str, Any]:
-    """The fields of a module for pickle: a __getstate__."""
+    """Return the fields of a module for pickle: a __getstate__."""
     return {name: _portable(value) for name, value in self.__dict__.items()}
 
 
-def itself(self: Any, memo: Any = None) -> Any:
-    """Copy of what can't change: a __copy__ and __deepcopy__."""
+def itself(self: T, memo: object = None) -> T:
+    """Return the object itself as its copy, because it can't change: a __copy__, __deepcopy__."""
     return self

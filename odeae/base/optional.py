@@ -1,11 +1,11 @@
-"""Packages that are needed for some things only."""
+"""Optional packages, which only some functions need."""
 
 import importlib
 from typing import Any
 
 
 def needed_package(name: str, extra: str) -> Any:
-    """Import a package of an extra; raise an `ImportError` that says how to install it."""
+    """Import a package of an extra; the `ImportError` for a missing one says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.core
@@ -17,20 +17,28 @@ T = TypeVar("T")
 
 # Concrete values live as NumPy float64 arrays: a float64 jax array turns into float32 as soon as
 # it is used while x64 is off.
+#
+# `ArrayLike` is what a user may give for numbers: a number, a list of numbers, an array of NumPy or
+# JAX, a tracer. At runtime it allows everything, so that the errors of `odeae.base.checks`, which
+# are written for people, come before an error of beartype.
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike as ArrayLike
+
     Real = Any  # NumPy and JAX arrays share no static type; shapes are checked by the tests
 else:
+    ArrayLike = Any
     Real = jax.Array | np.ndarray | np.generic
+Scalar: TypeAlias = Real | float | int  # one number, perhaps a tracer
 
 
-def is_traced(tree: Any) -> bool:
-    """Whether any leaf of `tree` is a JAX tracer (inside jit, vmap or grad)."""
+def is_traced(tree: object) -> bool:
+    """Return whether any leaf of `tree` is a JAX tracer (inside jit, vmap or grad)."""
     leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Iterator))
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
-def is_known(tree: Any) -> bool:
-    """Whether all leaves of `tree` have values: no tracer, no mere shape of `jax.eval_shape`."""
+def is_known(tree: object) -> bool:
+    """Return whether all leaves of `tree` have values: no tracer, no shape of `jax.eval_shape`."""
     shapes = (jax.core.Tracer, jax.ShapeDtypeStruct)
     return not any(isinstance(leaf, shapes) for leaf in jax.tree.leaves(tree))
 
@@ -38,7 +46,7 @@ def is_known(tree: Any) -> bool:
 def refuse_float32() -> None:
     """Raise the one error that a tracer meets while x64 is off.
 
-    Letting it through would go on with inputs that JAX has already rounded to float32.
+    A computation that went on would use inputs that JAX has already rounded to float32.
     """
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(
@@ -47,7 +55,7 @@ def refuse_float32() -> None:
         )
 
 
-def as_float(value: Any) -> Real:
+def as_float(value: object) -> Real:
     """Return `value` as float64: NumPy if concrete, a tracer of dtype float64 otherwise.
 
     Raises `ValueError` for a tracer while x64 is off.
@@ -62,8 +70,8 @@ def as_float(value: Any) -> Real:
 def float64() -> Iterator[None]:
     """Compute in float64 and under JAX's default settings, whatever a user has chosen.
 
-    A user's checks concern the user's code. Here NaN is data (it stands after the end of a solve
-    that failed), dtypes are promoted on purpose, and NumPy arrays are the inputs of compiled
+    A user's debugging settings concern the user's code. Here NaN is data (NaN follows the end of a
+    solve that failed), dtypes are promoted on purpose, and NumPy arrays are the inputs of compiled
     functions.
     """
     with jax.enable_x64(True), _default_settings():
@@ -83,7 +91,7 @@ def _default_settings() -> Iterator[None]:
 
 
 def in_float64(function: Callable[P, T]) -> Callable[P, T]:
-    """Run a public function in float64 and under JAX's default settings, whatever the global ones.
+    """Run a public function in float64 and under JAX's defaults, whatever the global settings are.
 
     Concrete results come back as NumPy arrays, results under a transformation as tracers.
     Raises `ValueError` if a transformation is tracing while x64 is off.

@@ -1,6 +1,6 @@
-"""What people at a terminal read while they wait: that something compiles, how long a solve lasts.
+"""Lines for people who wait at a terminal: that JAX compiles, how long a solve takes.
 
-Nothing is said where stderr is no terminal (pipes, notebooks, logs), nor in worker processes.
+Nothing is printed where stderr is no terminal (pipes, notebooks, logs), nor in worker processes.
 """
 
 import contextlib
@@ -13,38 +13,38 @@ from typing import Any
 
 COMPILING = "compiling (once per shape)…"
 _PHASES = (
-    "/jax/core/compile/"  # JAX names tracing, lowering and compiling so when each begins, ends
+    "/jax/core/compile/"  # the names of JAX's events when tracing, lowering, compiling begin, end
 )
 _COMPILES = "backend_compile_duration"
 
 
 def at_terminal() -> bool:
-    """Whether there is somebody who reads stderr while this process works."""
+    """Return whether stderr is a terminal and this is the main process."""
     read = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
     return read and multiprocessing.parent_process() is None
 
 
 def _line(text: str) -> Any:
-    """A line that stands below other bars until it is closed; safe beside them and in threads."""
+    """Return a line below other progress bars, which stays until closed; safe in threads."""
     from tqdm import tqdm
 
     return tqdm(total=0, bar_format="{desc}", desc=text, leave=False, file=sys.stderr)
 
 
 class _Compilation:
-    """The line that is there while odeae compiles: JAX reports the phases, a timer shows it."""
+    """The line that is shown while odeae compiles: JAX reports phases, a timer shows the line."""
 
     def __init__(self):
         self.lock = threading.RLock()
         self.ours = threading.local()  # whether this thread is inside a function of odeae
         self.listens = False
-        self.phases = 0  # begun and not ended, of all threads
+        self.phases = 0  # phases of all threads that have begun and not ended
         self.timer: Any = None
         self.line: Any = None
-        self.hidden = -float("inf")  # when
+        self.hidden = -float("inf")  # the time at which the line was last removed
 
     def listen(self) -> None:
-        """Have JAX report its phases, from the first call at a terminal on."""
+        """Register for the phases of JAX, at the first call from a terminal."""
         import jax
 
         with self.lock:
@@ -66,14 +66,14 @@ class _Compilation:
                     self.timer.start()
 
     def patience(self, event: str) -> float:
-        """Seconds until a phase is worth a line."""
+        """Return the seconds that a phase must last before the line is shown."""
         import jax
 
-        if time.monotonic() - self.hidden < 1.0:  # the next phase of what was shown
-            return 0.1  # but not for each of a hundred tiny programs
+        if time.monotonic() - self.hidden < 1.0:  # the next phase of a program that had a line
+            return 0.1  # not 0, so that a hundred tiny programs don't flicker
         if event.endswith(_COMPILES):
             return 0.3
-        # What is traced may be found in the cache on disk, and then nothing compiles.
+        # A traced program may be in the cache on disk, and then nothing compiles.
         cached = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
         return 2.0 if cached else 0.5
 
@@ -99,7 +99,7 @@ _compilation = _Compilation()
 
 @contextlib.contextmanager
 def saying_what_compiles() -> Iterator[None]:
-    """Within, a terminal shows a line while JAX compiles for longer than about half a second."""
+    """Show a line on a terminal while JAX compiles, inside the block, for over half a second."""
     if not at_terminal():
         yield
         return
@@ -114,9 +114,9 @@ def saying_what_compiles() -> Iterator[None]:
 
 @contextlib.contextmanager
 def saying_how_long(what: str, after: float = 2.0) -> Iterator[None]:
-    """Within, a terminal shows `what` and the seconds that it has lasted, beside compilation.
+    """Show `what` and the seconds that it has lasted, without compilation, inside the block.
 
-    For compiled programs that can't be asked how far they are.
+    This is for compiled programs, which can't be asked how far they are.
     """
     if not at_terminal():
         yield

@@ -1,27 +1,49 @@
-"""Data as people have them, as rows in double precision."""
+"""Data in the forms that people have, read as rows in double precision."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
 
 from odeae.base.checks import numbers
 from odeae.base.messages import shortened
+from odeae.base.precision import ArrayLike
+
+if TYPE_CHECKING:
+
+    class Indexed(Protocol):
+        """An array on disk or a sparse matrix: a shape, and rows that can be indexed."""
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            """Rows and columns."""
+            ...
+
+        def __getitem__(self, index: Any, /) -> Any: ...
+
+    Data = ArrayLike | Indexed | Iterable[ArrayLike]
+else:
+    Data = Any  # the errors of this module, which are written for people, come first
 
 
 class Rows:
-    """Data as people have them, as a matrix (n, D) whose rows are read by rows[index], in float64.
+    """Data as a matrix (n, D) in float64, whose rows are read by `rows[index]`.
 
-    Arrays in memory or on disk (anything with a shape that can be indexed), lists, JAX arrays,
-    torch tensors, tables of pandas or polars, sparse matrices. With `flatten` also image stacks
-    (n, H, W, …). Only the rows that are asked for are read.
+    Data are arrays in memory or on disk (anything with a shape that can be indexed), lists, JAX
+    arrays, torch tensors, tables of pandas or polars, or sparse matrices. With `flatten` they may
+    also be image stacks (n, H, W, …). Only the rows that are asked for are read.
 
-    Raises `ValueError` for text, missing values and other shapes, naming the argument.
+    Raises `ValueError` for text, missing values and other shapes, with the name of the argument.
     """
 
-    def __init__(self, name: str, x: Any, flatten: bool = False):
+    name: str
+    flatten: bool
+    source: Any
+    shape: tuple[int, int]
+
+    def __init__(self, name: str, x: Any, flatten: bool = False) -> None:
         self.name, self.flatten = name, flatten
         if hasattr(x, "to_numpy") and hasattr(x, "columns"):
             x = _table(name, x)
@@ -51,7 +73,7 @@ class Rows:
 
 
 def pieces(name: str, x: Any, batch: int = 4096, flatten: bool = False) -> Iterator[np.ndarray]:
-    """Rows of `x`, `batch` at a time; of an iterable of pieces those that it holds.
+    """Yield rows of `x`, `batch` at a time, or the pieces of `x` if it is an iterable of pieces.
 
     Raises `ValueError` as `Rows` does, and for pieces of different widths.
     """
@@ -81,21 +103,21 @@ def pieces(name: str, x: Any, batch: int = 4096, flatten: bool = False) -> Itera
 
 
 def as_rows(name: str, x: Any, flatten: bool = False) -> Rows:
-    """`x` as rows that can be taken in any order; what comes in pieces is read into memory."""
+    """Return `x` as rows in any order; an iterable of pieces is read into memory."""
     if not hasattr(x, "shape"):
         x = np.concatenate(list(pieces(name, x, flatten=flatten)) or [np.zeros((0, 0))])
     return Rows(name, x, flatten)
 
 
 def _on_demand(x: Any) -> bool:
-    """Whether rows can be taken out of `x` as it is: arrays of NumPy, and files such as HDF5."""
+    """Return whether rows can be read from `x` directly: NumPy arrays, files such as HDF5."""
     if isinstance(x, jax.Array) or hasattr(x, "detach"):
         return False
     return hasattr(x, "shape") and hasattr(x, "__getitem__")
 
 
 def _table(name: str, x: Any) -> np.ndarray:
-    """The numbers of a table of pandas or polars; whatever else it holds is named."""
+    """Return the numbers of a table of pandas or polars; the error names other entries."""
     values = x.to_numpy()
     if values.dtype.kind in "biuf":
         return values

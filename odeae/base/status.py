@@ -4,7 +4,23 @@ import enum
 
 
 class Status(enum.IntEnum):
-    """How a solve ended; the curve is NaN after `stop_time` unless OK."""
+    """How a solve ended: OK, or the reason why it stopped early.
+
+    A curve that stopped early is NaN after its `stop_time`. A `Trajectory` holds the number of its
+    status, or an array of numbers where it has runs, members or lanes. In the dataset of a sweep,
+    −1 marks a lane that is not computed yet.
+
+    Attributes:
+        OK: 0. The solve reached the last time.
+        DIVERGED: 1. Weights grew beyond 1e50, or their rates of change are no numbers.
+        BUDGET: 2. The solve needed more steps than `max_steps`.
+        UNRESOLVED: 3. A field variance left the range that a `Quadrature` resolves.
+        REGROWN: 4. A mode that had decayed below the numbers of double precision would grow again.
+
+    Example:
+        >>> odeae.Status(int(theory.status)).name
+        'OK'
+    """
 
     OK = 0
     DIVERGED = 1
@@ -13,7 +29,14 @@ class Status(enum.IntEnum):
     REGROWN = 4
 
     def message(self, stop_time: float) -> str:
-        """One line for people, with the remedy."""
+        """Return one line for people: how and when the solve ended, and the remedy.
+
+        Args:
+            stop_time: The time, in steps/D, that the solve reached.
+
+        Returns:
+            The text, "ok" for OK.
+        """
         if self is Status.OK:
             return "ok"
         cause = {

@@ -1,22 +1,37 @@
 """Times in steps/D."""
 
-from typing import Any
-
 import numpy as np
 
 from odeae.base.checks import array, scalar, whole
-from odeae.base.precision import Real, is_traced
+from odeae.base.precision import ArrayLike, Real, is_traced
 
 
 def log_times(
     end: float, count: int = 200, start: float | None = None, dim: int | None = None
 ) -> np.ndarray:
-    """0 and log-spaced times (steps/D) from `start` to `end`, `count` in all.
+    """Return the time 0 and logarithmically spaced times from `start` to `end`, `count` in all.
 
-    `start`: by default end/10⁴, but 0.1 at most, as the first components are learnt at times of
-    order 1. Plateaus want some 50 times per decade. With `dim` times are rounded to whole steps of
-    that D (and fewer, where several would coincide): theory and simulation then stand at exactly
-    the same times.
+    Plateaus need some 50 times per decade.
+
+    Args:
+        end: The last time, in steps/D.
+        count: How many times there are, with time 0.
+        start: The first time after 0, in steps/D. The default is end/10⁴, but 0.1 at most, because
+            the first components are learnt at times of order 1.
+        dim: The input dimension D. If it is given, times are rounded to whole steps at this D, so
+            that theory and simulation have values at exactly the same times. Times that coincide
+            after rounding are kept once, so there may be fewer than `count`.
+
+    Returns:
+        Times in steps/D, increasing from 0, of shape (count,) or shorter with `dim`.
+
+    Raises:
+        ValueError: If `end` or `start` is not positive, `start` is not below `end`, `count` is
+            below 2, or `dim` is no whole number of at least 1.
+
+    Example:
+        >>> odeae.log_times(100, count=4, start=1)
+        array([  0.,   1.,  10., 100.])
     """
     count = whole("count", count, at_least=2)
     end = float(scalar("end", end, above=0.0))
@@ -29,12 +44,12 @@ def log_times(
     return np.unique(np.round(times * whole("dim", dim))) / dim
 
 
-# A solver's first steps are tiny parts of the last time. XLA takes numbers below 2.2e-308 for 0,
+# A solver's first steps are tiny parts of the last time. XLA replaces numbers below 2.2e-308 by 0,
 # and a step of 0 makes NaN.
 _SHORTEST = 1e-290
 
 
-def save_times(times: Any) -> Real:
+def save_times(times: ArrayLike) -> Real:
     """Return increasing, non-negative, finite times (steps/D) as a float64 array (T,)."""
     if isinstance(times, int | float | np.number):
         times = scalar("times", times)

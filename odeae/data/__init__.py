@@ -1,1 +1,1 @@
-"""Real inputs."""
+"""Data: arrays in files, patches of images."""

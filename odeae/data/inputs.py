@@ -1,4 +1,4 @@
-"""Real inputs: arrays in files, and patches of images."""
+"""Arrays in files, as data."""
 
 import os
 import zipfile
@@ -12,23 +12,23 @@ from odeae.base.messages import shortened
 _READERS = (".npy", ".npz", ".csv", ".txt")
 
 
-def read_array(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
+def read_array(path: str | os.PathLike[str], key: str | None = None) -> np.ndarray:
     """Return the array in a .npy (memory-mapped), .npz, .csv or .txt file.
 
     Args:
-        path: the file. "file.npz:name" means the array `name` of an archive of several.
-        key: the same name, apart from the path.
+        path: The file. "file.npz:name" means the array `name` in an archive of several arrays.
+        key: The name of the array, separate from the path.
 
     Returns:
         The array as it is in the file, of any shape and dtype.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: another kind of file, unreadable contents, or an archive that holds several
-            arrays while `key` names none of them.
+        FileNotFoundError: If there is no such file.
+        ValueError: For another kind of file, unreadable contents, or an archive of several arrays
+            if `key` names none of them.
 
     Example:
-        `read_array("faces.npz:train")`
+        >>> x = read_array("faces.npz:train")
     """
     path = as_path("path", path)
     whole = str(path)

@@ -1,6 +1,7 @@
-"""Patches of images as inputs."""
+"""Patches of images as data."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,33 +10,41 @@ from odeae.base.checks import numbers, whole
 from odeae.base.files import as_path, existing_file
 from odeae.base.messages import shortened
 from odeae.base.optional import needed_package
+from odeae.base.precision import ArrayLike
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 _ENDINGS = f"expected files ending in {', '.join(_IMAGES)}"
 
 
-def image_patches(images: Any, size: int = 32, stride: int = 12) -> np.ndarray:
-    """Grey patches of images, as data for `Spectrum.from_data` and `simulate`.
+def image_patches(
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | ArrayLike],
+    size: int = 32,
+    stride: int = 12,
+) -> np.ndarray:
+    """Return grey patches of images, as data for `Spectrum.from_data` and `simulate`.
+
+    The command `odeae patches patches.npy photographs --size 16` does the same in the shell.
 
     Args:
-        images: a folder of image files, or a list of files or arrays: grey (H, W) or coloured
-            (H, W, 3 or 4), whole numbers 0…255 (or of another integer type) or floats 0…1.
-        size: side of a patch in pixels, so that D = size².
-        stride: pixels from one patch to the next, along both axes.
+        images: A folder of image files, or a list of files or arrays. Arrays are grey (H, W) or
+            coloured (H, W, 3 or 4), with whole numbers 0…255 (or the range of another integer type)
+            or floats 0…1.
+        size: Side of a patch in pixels, so that D = size².
+        stride: Pixels from one patch to the next, along both axes.
 
     Returns:
-        (n, size²) with the mean of each patch removed, scaled to unit variance per pixel (averaged
-        over pixels).
+        Patches of shape (n, size²), with the mean of each patch removed, scaled to unit variance
+        per pixel (averaged over pixels).
 
     Raises:
-        ImportError: scikit-image is missing; names the extra.
-        FileNotFoundError: no such folder or file.
-        ValueError: no images, files that aren't images, images smaller than `size`, images without
-            any contrast, or more than 16 GiB of patches.
+        ImportError: If scikit-image is missing; the message names the extra.
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: For no images, files that aren't images, images smaller than `size`, images
+            without any contrast, or more than 16 GiB of patches.
 
     Example:
-        `odeae.image_patches("photographs", size=16)`, in the shell
-        `odeae patches patches.npy photographs --size 16`
+        >>> odeae.image_patches([rng.random((32, 32))], size=8, stride=8).shape
+        (16, 64)
     """
     size, stride = whole("size", size, at_least=2), whole("stride", stride)
     skimage = needed_package("skimage", "data")
@@ -62,7 +71,7 @@ def image_patches(images: Any, size: int = 32, stride: int = 12) -> np.ndarray:
 
 
 def _named_images(images: Any) -> list[tuple[str, Any]]:
-    """The images, or their paths, with what each is called in a message."""
+    """Return the images, or their paths, with the name of each for messages."""
     if isinstance(images, str | os.PathLike):
         folder = as_path("images", images)
         if folder.is_file():
@@ -107,22 +116,25 @@ def _grey(name: str, image: Any, skimage: Any) -> np.ndarray:
 
 
 def natural_patches(size: int = 32, stride: int = 12) -> np.ndarray:
-    """`image_patches` of eight photographs bundled with scikit-image and scikit-learn.
+    """Return `image_patches` of eight photographs bundled with scikit-image and scikit-learn.
+
+    The command `odeae patches patches.npy --size 16` does the same in the shell.
 
     Args:
-        size: side of a patch in pixels, so that D = size².
-        stride: pixels from one patch to the next, along both axes.
+        size: Side of a patch in pixels, so that D = size².
+        stride: Pixels from one patch to the next, along both axes.
 
     Returns:
-        As of `image_patches`. Size 32, stride 12: 13,104 patches, D = 1024, and one exact zero
-        mode.
+        Patches as `image_patches` returns them. Size 32 and stride 12 give 13,104 patches with
+        D = 1024 and one exact zero mode.
 
     Raises:
-        ImportError: the packages are missing; names the extra.
-        ValueError: `size` or `stride` that give no patches, or more than 16 GiB of them.
+        ImportError: If the packages are missing; the message names the extra.
+        ValueError: If `size` or `stride` gives no patches, or more than 16 GiB of patches.
 
     Example:
-        `odeae.natural_patches(size=16)`, in the shell `odeae patches patches.npy --size 16`
+        >>> odeae.natural_patches(size=16, stride=100).shape
+        (..., 256)
     """
     size, stride = whole("size", size, at_least=2), whole("stride", stride)
     datasets = needed_package("sklearn.datasets", "data")

@@ -1,6 +1,6 @@
-"""The network: how many neurons, which activation, what is tied and which biases there are."""
+"""The network: its number of neurons, its activation, tied or untied weights, its biases."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,13 +11,23 @@ from odeae.averages.activation import AbstractActivation
 from odeae.averages.by_name import as_activation
 from odeae.base.checks import described, flag, scalar, whole
 from odeae.base.messages import explains_arguments, shortened
-from odeae.base.precision import Real, in_float64, is_traced
+from odeae.base.precision import ArrayLike, Real, in_float64, is_traced
 
 
 class Weights(NamedTuple):
-    """Weights of a finite network: encoder W and decoder V (K, D), hidden biases b (K,).
+    """The weights of a network at finite D, in the eigenbasis or in the input space.
 
-    `output_bias`: v_0 (D,), None for networks without. In a tied network W = gain V/√D.
+    A leading axis may count runs. In a tied network W = gain V/√D.
+
+    Attributes:
+        encoder: W, (K, D); its entries are not scaled.
+        decoder: V, (K, D); its entries are not scaled.
+        bias: Hidden biases b, (K,).
+        output_bias: v_0, (D,); None for networks without an output bias.
+
+    Example:
+        >>> odeae.draw_weights(problem, state).encoder.shape
+        (3, 1000)
     """
 
     encoder: Real
@@ -28,15 +38,27 @@ class Weights(NamedTuple):
 
 @explains_arguments
 class Autoencoder(eqx.Module):
-    """A shallow autoencoder x̂ = Σ_k v_k g(w_k·x/√D + b_k) + v_0 with `hidden` = K neurons.
+    """A shallow autoencoder x̂ = Σ_k v_k g(w_k·x/√D + b_k) + v_0 with K hidden neurons.
 
-    `activation`: a name (erf, relu, linear, tanh, gelu) or an activation. `tied`: one weight vector
-    per neuron, w_k = gain v_k/√D, so that its field is gain v_k·x/D; `gain` is the paper's fixed
-    factor and may be traced. `bias`: whether the hidden neurons have biases, trained at the rule's
-    `lr_bias`; without, b = 0. `output_bias`: whether there is a trained vector v_0 (D,); without,
-    v_0 = 0. Source: docs/theory.md 1 and 5.
+    Args:
+        hidden: K, the number of neurons.
+        activation: The name of an activation (erf, relu, linear, tanh, gelu), or an activation.
+        tied: Whether each neuron has one weight vector, w_k = gain v_k/√D, so that its field is
+            gain v_k·x/D.
+        bias: Whether the hidden neurons have biases b, trained at the rule's `lr_bias`. Without
+            them b = 0.
+        output_bias: Whether there is a trained vector v_0 (D,). Without it v_0 = 0.
+        gain: The paper's fixed factor between tied weights, positive. May be traced.
 
-    Raises `ValueError` for a gain that is not positive, or not 1 in an untied network.
+    Raises:
+        ValueError: If `hidden` is no whole number of at least 1, the activation is unknown, the
+            gain is not positive, or the gain is not 1 in an untied network.
+
+    Source: the paper (arXiv:2201.02115); docs/theory.md 1 and 5.
+
+    Example:
+        >>> odeae.Autoencoder(3, "relu", bias=True).hidden
+        3
     """
 
     hidden: int = eqx.field(static=True)
@@ -55,8 +77,8 @@ class Autoencoder(eqx.Module):
         tied: bool = False,
         bias: bool = False,
         output_bias: bool = False,
-        gain: Any = 1.0,
-    ):
+        gain: ArrayLike = 1.0,
+    ) -> None:
         if isinstance(hidden, str | AbstractActivation):
             raise ValueError(
                 f"`hidden`, the number of neurons, must come first, got {shortened(hidden)}; write "
@@ -74,12 +96,20 @@ class Autoencoder(eqx.Module):
 
     @property
     def width(self) -> int:
-        """Independent columns of a mode's row: w and u (only u if tied), and u_0."""
+        """The number of independent columns of a mode's row: w and u (only u if tied), and u_0."""
         return self.hidden * (1 if self.tied else 2) + self.output_bias
 
     @in_float64
     def output(self, weights: Weights, x: Float[Real, "*batch dim"]) -> Float[Real, "*batch dim"]:
-        """x̂ of inputs x (…, D), in the basis of the weights."""
+        """Return the reconstruction x̂ of inputs.
+
+        Args:
+            weights: Weights of the network, of one run.
+            x: Inputs, (…, D), in the basis of the weights.
+
+        Returns:
+            x̂, (…, D).
+        """
         W, V, b, v0 = weights
         fields = x @ W.T / np.sqrt(x.shape[-1])
         output = self.activation(fields + jnp.broadcast_to(b, fields.shape)) @ V

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def describe_network(network: Autoencoder) -> str:
-    """A network in a few words: erf, K=3, tied, biases."""
+    """Return a network in a few words: erf, K=3, tied, biases."""
     extra = [
         text
         for text, there in (
@@ -32,7 +32,7 @@ def describe_network(network: Autoencoder) -> str:
 
 
 def describe_rule(problem: "Problem") -> str:
-    """A rule in a few words: truncated SGD, denoising."""
+    """Return the rule of a problem in a few words: truncated SGD, noise 0.5."""
     text = ", ".join([problem.rule.title, *_schedule(problem.rule)])
     if _differs(problem.noise, 0.0):
         text += f", noise {_short(problem.noise)}"
@@ -40,9 +40,9 @@ def describe_rule(problem: "Problem") -> str:
 
 
 def describe_problem(problem: "Problem") -> dict[str, str]:
-    """What a problem consists of, in a few words each; of a rule all that was set."""
+    """Return the parts of a problem in a few words each, the rule with all numbers set."""
     rule = problem.rule
-    known = ("truncated", "gradient", "schedule")  # which the title and `_schedule` say
+    known = ("truncated", "gradient", "schedule")  # in the title and in `_schedule`
     values = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}
     numbers = [
         f"{name} {_short(value)}"
@@ -66,7 +66,7 @@ def _schedule(rule: AbstractRule) -> list[str]:
 
 
 def _differs(value: Any, default: float) -> bool:
-    """Whether a number, or that of any lane, is another than `default`; what is traced may be."""
+    """Return whether a number, or the number of any lane, may differ from `default`."""
     return not is_known(value) or bool(np.any(np.asarray(value) != default))
 
 

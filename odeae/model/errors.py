@@ -1,4 +1,4 @@
-"""The error above that of PCA, as a sum of terms that vanish one by one instead of cancelling."""
+"""The generalisation error, and the error above the PCA error without cancellation."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,15 +15,15 @@ from odeae.model.state import Inputs, Overlaps, State, total_overlaps
 def excess_error(
     network: Autoencoder, inputs: Inputs, leading: Leading, state: State
 ) -> Float[Real, "*lanes"]:
-    """e − e_PCA of rank K (docs/theory.md 8), to the rounding of itself and not of e.
+    """Return e − e_PCA of rank K (docs/theory.md 8), to the rounding of itself and not of e.
 
-    With A_nσ = Σ_k u_nk c_k w_σk, the linear part of the network, T the K largest spikes, Q without
-    the noise and m = E[g] where there is an output bias, else 0:
+    It is a sum of terms that vanish one by one. A_nσ = Σ_k u_nk c_k w_σk is the linear part of the
+    network, T are the K largest spikes, Q has no noise, and m = E[g] with an output bias, else 0:
 
         ½ Σ_{σ∈T} ρ̃_σ Σ_n (δ_nσ − A_nσ)² + ½ Σ_{σ∉T} ρ̃_σ (Σ_n A_nσ² − 2 A_σσ)
         + ½ Σ_kl T0_kl (G_kl − m_k m_l − c_k c_l Q_kl) + ½ |Σ_k u_k m_k + u_0|²
 
-    and half of what other modes than spikes would add to the K largest eigenvalues.
+    Half of `leading.rest` is added: how much modes of the bulk raise the sum over T.
     """
     total, b = total_overlaps(state, inputs), state.bias if network.bias else None
     q, rows, rho = diagonal(total.Q1), state.rows, inputs.rho
@@ -51,9 +51,10 @@ def generalisation_error(
     bias: Float[Real, "hidden *lanes"],
     trace: Float[Real, "*lanes"],
 ) -> Float[Real, "*lanes"]:
-    """e = ½ tr Ω/D − Σ_k c_k R_kk + ½ Σ_kl T0_kl G_kl (docs/theory.md 4), `trace` = tr Ω/D.
+    """Return e = ½ tr Ω/D − Σ_k c_k R_kk + ½ Σ_kl T0_kl G_kl (docs/theory.md 4).
 
-    An output bias adds Σ_k T0_k0 ⟨g_k⟩ + ½ T0_00 (5). Exact at every D for Gaussian inputs.
+    `trace` is tr Ω/D. An output bias adds Σ_k T0_k0 ⟨g_k⟩ + ½ T0_00 (section 5). The formula is
+    exact at every D for Gaussian inputs.
     """
     q, b = diagonal(total.Q1), bias if network.bias else None
     c = mean_slope(network.activation, q, b)

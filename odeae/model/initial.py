@@ -1,4 +1,4 @@
-"""Initial states: random, aligned, from weights; and weights drawn for a state."""
+"""Initial states, random, aligned or from weights, and weights drawn for a state."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jax.extend.random import threefry2x32_p
 
 from odeae.base.checks import array, close, grain_of, numbers, scalar, whole
 from odeae.base.messages import explains_arguments
-from odeae.base.precision import Real, in_float64, is_traced
+from odeae.base.precision import ArrayLike, Real, in_float64, is_traced
 from odeae.model.autoencoder import Autoencoder, Weights
 from odeae.model.layout import columns_of, rows_of
 from odeae.model.leading import bulk_rows
@@ -21,21 +21,38 @@ from odeae.model.state import Modes, State
 @in_float64
 def random_state(
     problem: Problem,
-    encoder_std: Any = None,
-    decoder_std: Any = 0.1,
-    bias: Any = 0.0,
-    seed: Any = 0,
+    encoder_std: ArrayLike | None = None,
+    decoder_std: ArrayLike = 0.1,
+    bias: ArrayLike = 0.0,
+    seed: ArrayLike = 0,
 ) -> State:
-    """State of weights with independent Gaussian entries, at D → ∞ for the bulk.
+    """Return the state of weights with independent Gaussian entries, at D → ∞ for the bulk.
 
-    `encoder_std`, `decoder_std`: standard deviation of the entries of W and V (so u has
-    decoder_std/√D); 0.1 by default. Tied weights have only `decoder_std`. `bias`: value of every
-    hidden bias, or (K,); an output bias starts at 0. `seed`: of the spikes' rows, which don't
-    self-average: another seed is another member of the ensemble. Bins of at least as many modes as
-    a mode has columns (2K, untied) hold exactly their expected Gram matrix, smaller bins random
-    rows.
+    Rows of the spikes are random: they don't self-average, so another seed is another member of the
+    ensemble. A bin with at least as many modes as a mode has columns (2K, if untied) has exactly
+    its expected Gram matrix; smaller bins have random rows.
 
-    Stds, bias and seed may be traced. Source: docs/theory.md 2.
+    Args:
+        problem: The problem that the state is for.
+        encoder_std: Standard deviation of the entries of W, 0.1 by default; must not be given for
+            tied weights. May be traced.
+        decoder_std: Standard deviation of the entries of V, so that u has decoder_std/√D. May be
+            traced.
+        bias: Value of the hidden biases, a number or (K,). An output bias starts at 0. May be
+            traced.
+        seed: Seed of the random rows, a whole number. May be traced.
+
+    Returns:
+        The state, at t = 0.
+
+    Raises:
+        ValueError: If a standard deviation is negative, `encoder_std` is given for tied weights,
+            there is a bias in a network without biases, or the seed is no whole number.
+
+    Source: docs/theory.md 2.
+
+    Example:
+        >>> state = odeae.random_state(problem, encoder_std=0.01, decoder_std=0.01, seed=1)
     """
     (spectrum, hidden), network = sizes(problem), problem.autoencoder
     if network.tied and encoder_std is not None:
@@ -45,8 +62,8 @@ def random_state(
     stds = [s_u] * hidden if network.tied else [s_w] * hidden + [s_u] * hidden
     width, spikes = network.width, spectrum.spikes.shape[0]
     counts = [spikes, *bulk_rows(spectrum, width)]
-    draws = _draws(seed, counts, hidden)  # in a user's program traced, whatever the seed is
-    xp: Any = jnp if is_traced((stds, draws, network.gain)) else np  # NumPy need not be compiled
+    draws = _draws(seed, counts, hidden)  # traced in a user's program, even for a plain seed
+    xp: Any = jnp if is_traced((stds, draws, network.gain)) else np  # NumPy compiles nothing
     stds = xp.stack([*stds, np.zeros(())][:width])
     exact = [np.full((spikes, width), np.nan)]  # NaN where rows are random
     for m, n in zip(spectrum.multiplicity, counts[1:], strict=True):
@@ -58,10 +75,10 @@ def random_state(
 
 
 def _draws(seed: Any, counts: list[int], hidden: int) -> Real:
-    """Standard normal numbers (2, rows, K) of encoder and decoder rows, a stream for each part.
+    """Return standard normal numbers (2, rows, K) of encoder and decoder rows.
 
-    `counts`: numbers of rows of the parts. A part's numbers depend on nothing but the seed and
-    which part it is.
+    `counts` are the numbers of rows of the parts. Each part has its own random stream, which
+    depends only on the seed and on the place of the part.
     """
     places = [np.arange(2 * n * hidden).reshape(2, n, hidden) for n in counts]
     streams = np.repeat(np.arange(len(counts)), counts)
@@ -75,19 +92,19 @@ def _draws(seed: Any, counts: list[int], hidden: int) -> Real:
 
 
 @jax.jit
-def _normals(seed, streams, places):
-    """Numbers of `jax.random.normal` in float64, one for each stream and place in it.
+def _normals(seed: Any, streams: Real, places: Real) -> Real:
+    """Return numbers of `jax.random.normal` in float64, one for each stream and place in it.
 
-    A stream is a key of `jax.random.split(jax.random.key(seed))`, as JAX makes it by default. The
-    generator, offset and flags that JAX has been set to play no part (they would be looked up when
-    a user's `jit` is compiled). All streams share one program: each length of a stream would be
-    compiled anew, in half a second.
+    A stream is a key of `jax.random.split(jax.random.key(seed))`, with JAX's default generator. The
+    user's settings of generator, offset and flags have no effect (JAX would look them up when a
+    user's `jit` is compiled). All streams share one program, because each new length of a stream
+    would compile for half a second.
     """
     unsigned = seed.astype(jnp.uint32 if seed.dtype.itemsize <= 4 else jnp.uint64)
     halves = (unsigned.astype(jnp.uint64) >> np.uint64(32), unsigned)
     key = tuple(jnp.broadcast_to(half.astype(jnp.uint32), places.shape) for half in halves)
 
-    def deeper(i, key):  # a loop, so that threefry is compiled once
+    def deeper(i: Any, key: Any) -> Any:  # a loop, so that threefry is compiled once
         count = jnp.where(i == 0, streams, places)
         return tuple(threefry2x32_p.bind(*key, jnp.zeros_like(count), count))
 
@@ -102,11 +119,27 @@ def _normals(seed, streams, places):
 
 @explains_arguments
 @in_float64
-def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> State:
-    """State with w_k = `encoder` and u_k = `decoder` on spike k and nothing elsewhere.
+def aligned_state(
+    problem: Problem, encoder: ArrayLike | None = None, decoder: ArrayLike = 1.0
+) -> State:
+    """Return the state in which neuron k sits on spike k, with zero weights on all other modes.
 
-    Both may be scalars or (K,), 1 by default; tied weights have only `decoder`. Needs K ≤ M
-    spikes. Source: paper App. C, docs/theory.md 8.
+    Args:
+        problem: The problem that the state is for, with at least as many spikes as neurons.
+        encoder: w_k on spike k (not scaled), a number or (K,), 1 by default; must not be given for
+            tied weights. May be traced.
+        decoder: u_k = ψ_k·v_k/√D on spike k, a number or (K,). May be traced.
+
+    Returns:
+        The state, at t = 0, with biases 0.
+
+    Raises:
+        ValueError: If there are fewer spikes than neurons, or `encoder` is given for tied weights.
+
+    Source: the paper (arXiv:2201.02115), Appendix C; docs/theory.md 8.
+
+    Example:
+        >>> state = odeae.aligned_state(problem, encoder=0.1, decoder=0.1)
     """
     (spectrum, hidden), network = sizes(problem), problem.autoencoder
     spikes = spectrum.spikes.shape[0]
@@ -118,8 +151,8 @@ def aligned_state(problem: Problem, encoder: Any = None, decoder: Any = 1.0) -> 
     if network.tied and encoder is not None:
         raise ValueError("`encoder` must not be given for tied weights: give `decoder`")
 
-    encoder = _per_neuron("encoder", 1.0 if encoder is None else encoder, hidden)
-    return state_on_spikes(problem, encoder, _per_neuron("decoder", decoder, hidden))
+    own = _per_neuron("encoder", 1.0 if encoder is None else encoder, hidden)
+    return state_on_spikes(problem, own, _per_neuron("decoder", decoder, hidden))
 
 
 def state_on_spikes(problem: Problem, encoder: Real, decoder: Real, bias: Any = None) -> State:
@@ -139,21 +172,46 @@ def state_on_spikes(problem: Problem, encoder: Real, decoder: Real, bias: Any = 
 @explains_arguments
 @in_float64
 def state_from_weights(
-    problem: Problem, W: Any, V: Any, bias: Any = None, output_bias: Any = None
+    problem: Problem,
+    W: ArrayLike | None,
+    V: ArrayLike,
+    bias: ArrayLike | None = None,
+    output_bias: ArrayLike | None = None,
 ) -> State:
-    """State of given weights W, V (K, D), in the eigenbasis, eigenvalue order as given.
+    """Return the state of given weights.
 
-    Entries are those of the weights themselves (for weights in the input space: W @ basis). For
-    tied weights W is None. A bin of more modes than a mode has columns keeps their Gram matrix
-    exactly, in that many rows. `bias`: (K,) or None for 0. `output_bias`: v_0 (D,), None for 0.
-    Weights may be traced; first derivatives with respect to them are exact.
+    A bin of more modes than a mode has columns keeps the Gram matrix of its weights exactly, in as
+    many rows as there are columns. Weights may be traced; first derivatives with respect to them
+    are exact.
 
-    Raises `ValueError` for wrong shapes and entries that are not finite.
+    Args:
+        problem: The problem that the state is for.
+        W: Encoder weights, (K, D), not scaled, in the eigenbasis, with eigenvalues in the order as
+            given. Weights in the input space become these by `W @ spectrum.basis`. None for tied
+            weights.
+        V: Decoder weights, (K, D), in the same basis, not scaled.
+        bias: Hidden biases, a number or (K,); None for 0.
+        output_bias: v_0, (D,), in the same basis; None for 0.
+
+    Returns:
+        The state, at t = 0.
+
+    Raises:
+        ValueError: For wrong shapes, entries that are not finite, and parts that the network
+            doesn't have.
+
+    Source: docs/theory.md 2.
+
+    Example:
+        >>> W, V = rng.standard_normal((2, 3, 1000))
+        >>> state = odeae.state_from_weights(problem, 0.1 * W, 0.1 * V)
     """
     spectrum, network = sizes(problem)[0], problem.autoencoder
-    W, V, bias, output = check_weights(problem, W, V, bias, output_bias)
-    root = np.sqrt(spectrum.dim)
-    modes = Modes(W.T, V.T / root, None if output is None else output / root)
+    weights = check_weights(problem, W, V, bias, output_bias)
+    root, output = np.sqrt(spectrum.dim), weights.output_bias
+    modes = Modes(
+        weights.encoder.T, weights.decoder.T / root, None if output is None else output / root
+    )
     columns = columns_of(network, modes)
     if spectrum.order is not None:
         columns = columns[spectrum.order]
@@ -164,53 +222,56 @@ def state_from_weights(
         parts.append(block if m == n else _compress(block))
         start += m
     rows = rows_of(network, jnp.concatenate(parts))
-    return State(rows=rows, n_spikes=spectrum.spikes.shape[0], bias=bias)
+    return State(rows=rows, n_spikes=spectrum.spikes.shape[0], bias=weights.bias)
 
 
 def check_weights(
-    problem: Problem, W: Any, V: Any, bias: Any = None, output_bias: Any = None
+    problem: Problem,
+    W: ArrayLike | None,
+    V: ArrayLike | None,
+    bias: ArrayLike | None = None,
+    output_bias: ArrayLike | None = None,
 ) -> Weights:
-    """Weights of the problem's shapes, (K, D) and so on; a tied encoder is made from V.
+    """Return weights of the problem's shapes, (K, D) and so on; a tied encoder is made from V.
 
     Raises `ValueError` for wrong shapes, entries that are not finite and parts that the network
     doesn't have.
     """
     (spectrum, hidden), network = sizes(problem), problem.autoencoder
     shape = (hidden, spectrum.dim)
-    grain = grain_of(W, V)
-    V = array("V", V, shape)
+    decoder = array("V", V, shape)
+    encoder = None if network.tied and W is None else array("W", W, shape)
     if network.tied:
-        encoder = network.gain * V / np.sqrt(spectrum.dim)
-        if W is not None:
-            W = array("W", W, shape)
-            if not is_traced((W, encoder)) and not close(W, encoder, grain):
-                raise ValueError("`W` must be None for tied weights, which are gain V/√D")
-        W = encoder if W is None else W  # runs that go on keep theirs, to the last bit
-    else:
-        W = array("W", W, shape)
+        made = network.gain * decoder / np.sqrt(spectrum.dim)
+        if encoder is None:
+            encoder = made
+        elif not is_traced((encoder, made)) and not close(encoder, made, grain_of(W, V)):
+            raise ValueError("`W` must be None for tied weights, which are gain V/√D")
+        # A given encoder is kept, so that runs that go on have the same bits.
     if output_bias is not None and not network.output_bias:
         raise ValueError(
             "`output_bias` must be None for an autoencoder without; construct it with "
             "Autoencoder(..., output_bias=True)"
         )
+    output: Real | None = None
     if network.output_bias:
         zero = np.zeros(spectrum.dim)
-        output_bias = zero if output_bias is None else array("output_bias", output_bias, zero.shape)
-    return Weights(W, V, _bias(problem, 0.0 if bias is None else bias), output_bias)
+        output = zero if output_bias is None else array("output_bias", output_bias, zero.shape)
+    return Weights(encoder, decoder, _bias(problem, 0.0 if bias is None else bias), output)
 
 
-def _columns(network: Autoencoder, w, u):
-    """Columns of decoder rows u, of encoder rows w unless tied, and of an output bias of 0."""
+def _columns(network: Autoencoder, w: Real, u: Real) -> Real:
+    """Return columns of encoder rows w (unless tied), decoder rows u and an output bias of 0."""
     xp: Any = jnp if is_traced((w, u)) else np
     output = np.zeros((u.shape[0], int(network.output_bias)))
     return xp.concatenate([u, output] if network.tied else [w, u, output], axis=1)
 
 
-def _compress(block):
-    """As many rows as columns with the Gram matrix of the block's rows.
+def _compress(block: Real) -> Real:
+    """Return as many rows as columns, with the Gram matrix of the block's rows.
 
-    The rotation Q is held fixed: first derivatives of all that depends on the Gram matrix stay
-    exact, d(QQᵀx)ᵀx = dxᵀx, and finite where the derivative of Q is not (rank below 2K).
+    The rotation Q is held fixed in derivatives. First derivatives of functions of the Gram matrix
+    stay exact, d(QQᵀx)ᵀx = dxᵀx, and finite where the derivative of Q is not (rank below 2K).
     """
     Q = jax.lax.stop_gradient(jnp.linalg.qr(jax.lax.stop_gradient(block))[0])
     return Q.T @ block
@@ -219,11 +280,30 @@ def _compress(block):
 @explains_arguments
 @in_float64
 def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> Weights:
-    """Weights of a state, W and V (K, D) in the eigenbasis, eigenvalue order as given.
+    """Draw weights at finite D that have a given state.
 
-    Spikes get the state's rows; the modes of a bin get its rows turned by a random (Haar)
-    isometry, so that every bin has exactly the state's Gram matrix. Hence the error of these
-    weights is the state's to rounding where a bin's eigenvalues are equal.
+    Spikes get the state's rows. The modes of a bin get its rows, turned by a random (Haar)
+    isometry, so every bin has exactly the state's Gram matrix. The error of these weights is
+    therefore the error of the state, to rounding, where all eigenvalues of a bin are equal.
+
+    Args:
+        problem: The problem.
+        state: A state of this problem.
+        seed: Seed of the isometries, a whole number or a list of them.
+
+    Returns:
+        Weights W and V (K, D), not scaled, in the eigenbasis, with eigenvalues in the order as
+        given.
+
+    Raises:
+        ValueError: If the state is one of another problem, or a seed is no whole number ≥ 0.
+
+    Source: docs/theory.md 2.
+
+    Example:
+        >>> weights = odeae.draw_weights(problem, state, seed=1)
+        >>> weights.decoder.shape
+        (3, 1000)
     """
     spectrum, network = sizes(problem)[0], problem.autoencoder
     state = check_state(problem, state)
@@ -251,13 +331,13 @@ def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> W
     return Weights(encoder[:, :K].T.copy(), V, np.array(state.bias), output)
 
 
-def _per_neuron(name: str, value: Any, hidden: int) -> Real:
-    value = numbers(name, value)
-    value = array(name, value, (hidden,) if value.ndim else ())
-    return (jnp if is_traced(value) else np).broadcast_to(value, (hidden,))
+def _per_neuron(name: str, value: ArrayLike, hidden: int) -> Real:
+    given = numbers(name, value)
+    given = array(name, given, (hidden,) if given.ndim else ())
+    return (jnp if is_traced(given) else np).broadcast_to(given, (hidden,))
 
 
-def _bias(problem: Problem, bias: Any) -> Real:
+def _bias(problem: Problem, bias: ArrayLike) -> Real:
     value = _per_neuron("bias", bias, problem.autoencoder.hidden)
     if not problem.autoencoder.bias and not is_traced(value) and np.any(np.asarray(value)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The modes that PCA keeps, and what becomes of the bulk's rows."""
+"""The modes that PCA keeps, and the rows that stand for the bulk."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,12 @@ from odeae.model.spectrum import Spectrum
 
 
 class Leading(NamedTuple):
-    """Of the modes that PCA keeps: `index` (n,) of the largest spikes, n at most the rank.
+    """The spikes among the modes that PCA keeps.
 
-    `rest`: by how much modes of the bulk would raise the sum of their ρ̃; 0 if these are the
-    largest of all.
+    Attributes:
+        index: Indices of the largest spikes, (n,), with n at most the rank.
+        rest: How much modes of the bulk would raise the sum of the spikes' ρ̃ if they took the
+            places of smaller spikes; 0 if these spikes are the largest modes of all.
     """
 
     index: Real
@@ -22,22 +24,22 @@ class Leading(NamedTuple):
 
 
 def bulk_rows(spectrum: Spectrum, width: int) -> tuple[int, ...]:
-    """Rows that stand for each bin: its modes, or `width` virtual ones where those are fewer.
+    """Return how many rows stand for each bin: its modes, or `width` virtual rows if fewer.
 
-    `width`: how many independent columns a row has, `Autoencoder.width`.
+    `width` is the number of independent columns of a row, `Autoencoder.width`.
     """
     return tuple(min(m, width) for m in spectrum.multiplicity)
 
 
 def bulk_eigenvalues(spectrum: Spectrum, width: int) -> Float[Real, " rows"]:
-    """Scaled eigenvalue ρ̃ = ρ/D of every row of the bulk, at most `width` of each bin."""
+    """Return the scaled eigenvalue ρ̃ = ρ/D of every row of the bulk, at most `width` per bin."""
     rows = bulk_rows(spectrum, width)
     return spectrum.bulk[np.repeat(np.arange(len(rows)), rows)] / spectrum.dim
 
 
 def leading_modes(spectrum: Spectrum, rank: int) -> Leading:
-    """The spikes among the modes that PCA of rank `rank` keeps."""
-    xp = jnp if is_traced((spectrum.spikes, spectrum.bulk)) else np  # NumPy's is faster at once
+    """Return the spikes among the modes that PCA of rank `rank` keeps."""
+    xp = jnp if is_traced((spectrum.spikes, spectrum.bulk)) else np  # NumPy is faster for one call
     spikes, bins = xp.asarray(spectrum.spikes), bulk_eigenvalues(spectrum, rank)
     largest_first = xp.argsort(-spikes, stable=True)[:rank]
     chosen = xp.concatenate([spikes[largest_first], np.zeros(rank)])[:rank]

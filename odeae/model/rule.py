@@ -1,4 +1,4 @@
-"""What a learning rule is: one drift, and one update at finite D."""
+"""Learning rules: the abstract class, with one drift and one update at finite D."""
 
 import abc
 from typing import Any, NamedTuple
@@ -12,16 +12,20 @@ from odeae.averages.activation import mean_output
 from odeae.base.checks import described
 from odeae.base.compiler import computed_once
 from odeae.base.contractions import diagonal, lower, mixed, on_diagonal
-from odeae.base.precision import Real, in_float64
+from odeae.base.precision import Real, Scalar, in_float64
 from odeae.model.autoencoder import Autoencoder, Weights
 from odeae.model.gradient_noise import gradient_covariance
 from odeae.model.state import Inputs, Modes, Overlaps, State, total_overlaps
 
 
 class MeanField(NamedTuple):
-    """All that one mode feels of the others: sums over modes (docs/theory.md 4).
+    """The sums over modes through which a mode feels the others (docs/theory.md 4).
 
-    `Q1`, `T0` (K, K); `R` (K,), the diagonal of R1; `output` (K,), T0_k0 of an output bias.
+    Attributes:
+        Q1: (K, K).
+        T0: (K, K).
+        R: The diagonal of R1, (K,).
+        output: T0_k0 of an output bias, (K,); None without one.
     """
 
     Q1: Real
@@ -31,32 +35,46 @@ class MeanField(NamedTuple):
 
 
 def mean_field(rows: Modes, rho: Real, total: Overlaps) -> MeanField:
-    """The mean field of rows with scaled eigenvalues `rho` and order parameters `total`."""
-    R = jnp.sum(rho[:, None] * rows.decoder * rows.encoder, axis=0)  # of R1 the diagonal alone
+    """Return the mean field of rows with scaled eigenvalues `rho` and order parameters `total`."""
+    R = jnp.sum(rho[:, None] * rows.decoder * rows.encoder, axis=0)  # only the diagonal of R1
     return MeanField(total.Q1, total.T0, R, None if total.output is None else total.output.T0[:-1])
 
 
 class Rates(NamedTuple):
-    """Learning rates of the four parts: encoder path, decoder path, hidden and output biases."""
+    """Learning rates of the four parts of a network.
 
-    encoder: Any
-    decoder: Any
-    bias: Any
-    output: Any
+    Attributes:
+        encoder: η_w, of the path through the encoder.
+        decoder: η_v, of the path through the decoder.
+        bias: η_b, of the hidden biases.
+        output: η_0, of the output bias.
+    """
+
+    encoder: Real
+    decoder: Real
+    bias: Real
+    output: Real
 
 
 class AbstractRule(eqx.Module):
-    """A learning rule: which reconstruction a neuron sees, at which rates its parts move.
+    """A learning rule: which reconstruction a neuron sees, and at which rates its parts move.
 
-    One of your own is a subclass in a file of your own, with the attributes below, `rates` and
-    `check`; drift and step at finite D follow. Source: docs/theory.md 4 and 5.
+    To add a rule, write a subclass in a file of your own, with the attributes below, `rates` and
+    `check`. The drift and the step at finite D follow from them (docs/extending.md).
+
+    Source: docs/theory.md 4 and 5.
 
     Attributes:
-        weight_decay: κ, acts on all weights but the hidden biases as −κ/D per step and carries no
-            rate.
-        schedule: A function of t = steps/D, a factor of all rates, or None.
-        feedback: Whose output is taken away from what neuron k learns from: "all", "lower"
-            (neurons a ≤ k) or "none".
+        weight_decay: κ. It acts on all weights except the hidden biases, as −κ/D per step, and is
+            not multiplied by a rate.
+        schedule: A function of t = steps/D that returns the factor of all rates, or None.
+        feedback: The neurons whose output is subtracted from the input that neuron k learns from:
+            "all", "lower" (neurons a ≤ k) or "none".
+        title: The name of the rule in titles.
+
+    Example:
+        >>> [odeae.SGD().feedback, odeae.Sanger().feedback, odeae.Hebb().feedback]
+        ['all', 'lower', 'none']
     """
 
     weight_decay: eqx.AbstractVar[Any]
@@ -67,7 +85,7 @@ class AbstractRule(eqx.Module):
 
     @abc.abstractmethod
     def rates(self, network: Autoencoder) -> Rates:
-        """Return (η_w, η_v, η_b, η_0): of encoder path, decoder path, hidden and output bias."""
+        """Return the rates (η_w, η_v, η_b, η_0) with which this rule trains a network."""
 
     @abc.abstractmethod
     def check(self, network: Autoencoder) -> None:
@@ -75,14 +93,14 @@ class AbstractRule(eqx.Module):
 
     @property
     def title(self) -> str:
-        """What the rule is called in titles."""
+        """The name of the rule in titles."""
         return type(self).__name__
 
     def symmetry(self, network: Autoencoder) -> str:
-        """What may be done to the weights (w, v) of all neurons without another error or drift.
+        """Return which change of the weights (w, v) of all neurons keeps the error and the drift.
 
-        "linear": (A w, A⁻ᵀ v) with any A; "rotation": with an orthogonal one; "scale": with a
-        positive diagonal one; "none".
+        The change is (A w, A⁻ᵀ v): with any A for "linear", an orthogonal A for "rotation", a
+        positive diagonal A for "scale"; there is none for "none".
         """
         decay, kind = float(self.weight_decay) > 0.0, network.activation.symmetry
         free = not (network.tied or decay)
@@ -94,17 +112,19 @@ class AbstractRule(eqx.Module):
             return "none" if decay else "scale"
         return "linear" if free else "rotation"
 
-    def factor(self, t: Float[Real, ""]) -> Any:
-        """Factor of all rates at t = steps/D."""
+    def factor(self, t: Float[Real, ""]) -> Scalar:
+        """Return the factor of all rates at t = steps/D."""
         return 1.0 if self.schedule is None else self.schedule(t)
 
     def seen(self, pairs: Float[Real, "hidden hidden *lanes"]) -> Real:
-        """m_ka × a pair quantity: 0 where neuron k doesn't see neuron a (docs/theory.md 5)."""
+        """Return m_ka × pairs: 0 where neuron k doesn't see neuron a (docs/theory.md 5)."""
         if self.feedback == "all":
             return pairs
         return lower(pairs) if self.feedback == "lower" else jnp.zeros_like(pairs)
 
-    def drift(self, network: Autoencoder, inputs: Inputs, state: State, factor: Any = 1.0) -> State:
+    def drift(
+        self, network: Autoencoder, inputs: Inputs, state: State, factor: Scalar = 1.0
+    ) -> State:
         """Return d(state)/dt: the equations of motion of docs/theory.md 4 and 5.
 
         dw = η_w [ρ̃ c u + ρ̃_in ((2 c_q R − Σ_a m T0 S) w − Σ_a m T0 P w_a)] − κ w
@@ -118,7 +138,7 @@ class AbstractRule(eqx.Module):
         total = total_overlaps(state, inputs)
         field = mean_field(rows, inputs.rho, total)
         moved, db, to_w = self.motion(network, inputs, rows, bias, field, factor)
-        if added is not None:  # the same map as dw, and what the steps of SGD make anew
+        if added is not None:  # the linear map of dw, and the new noise of SGD's steps
             A = inputs.noise * to_w - self.weight_decay * jnp.eye(network.hidden)
             made = gradient_covariance(network, total, bias, self.seen(total.T0))
             lr_w = factor * self.rates(network)[0]
@@ -133,11 +153,11 @@ class AbstractRule(eqx.Module):
         rows: Modes,
         bias: Float[Real, "hidden *lanes"],
         field: MeanField,
-        factor: Any = 1.0,
+        factor: Scalar = 1.0,
     ) -> tuple[Modes, Real, Real]:
         """Return d(rows)/dt, d(bias)/dt in a given mean field, and the pairs that act on w.
 
-        Linear in the rows, and apart from the mean field none of them feels another.
+        The result is linear in the rows. Rows feel each other only through the mean field.
         """
         w, u, rho = rows.encoder, rows.decoder, inputs.rho[:, None]
         lr_w, lr_u, lr_b, lr_0 = (factor * rate for rate in self.rates(network))
@@ -145,8 +165,8 @@ class AbstractRule(eqx.Module):
         b = bias if network.bias else None
         T0 = self.seen(field.T0)
 
-        def pairs():
-            """Return all that concerns pairs, with the rates; rows, which are many, come later."""
+        def pairs() -> tuple[Any, ...]:
+            """Return all terms of neurons and pairs, with the rates; there are many more rows."""
             a = network.activation.averages(field.Q1, b)
             own = 2.0 * a.c_q * R - jnp.sum(T0 * a.S, axis=1)
             back = a.c_b * R - jnp.sum(T0 * a.B, axis=1)
@@ -182,9 +202,19 @@ class AbstractRule(eqx.Module):
         weights: Weights,
         x: Float[Real, " dim"],
         corrupted: Float[Real, " dim"],
-        factor: Any = 1.0,
+        factor: Scalar = 1.0,
     ) -> Weights:
-        """Return the weights after one step on target x and input `corrupted` (docs/theory.md 1).
+        """Return the weights after one step at finite D (docs/theory.md 1).
+
+        Args:
+            network: The network.
+            weights: Its weights before the step, in the basis of `x`.
+            x: The target, (D,).
+            corrupted: The input that the network sees, (D,): x, or x with noise.
+            factor: Factor of all rates.
+
+        Returns:
+            The weights after the step.
 
         Neuron k learns from Δ^k = x − Σ_a m_ka v_a g_a: v_k += (η_v/D) g_k Δ^k,
         w_k += (η_w/D) (v_k·Δ^k/D) g'_k x_in/√D, b_k += (η_b/D) (v_k·Δ^k/D) g'_k.

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -13,44 +13,71 @@ from jaxtyping import Float
 from odeae.base.checks import array, raised, scalar
 from odeae.base.messages import explains_arguments, shortened
 from odeae.base.named import itself, portable_state
-from odeae.base.precision import Real, in_float64, is_traced
+from odeae.base.precision import ArrayLike, Real, Scalar, in_float64, is_traced
+
+# A factor of all rates as a function of t = steps/D; None for constant rates.
+Schedule: TypeAlias = Callable[..., Any] | None
 
 
 class AbstractSchedule(eqx.Module):
-    """A factor of all rates as a function of t = steps/D, called with one number.
+    """A schedule of the learning rates: a factor of all rates as a function of t = steps/D.
 
-    One of your own is a subclass in a file of your own; its numbers may be traced and swept.
+    To add a schedule, write a subclass in a file of your own with a method `__call__`; its numbers
+    may be traced and swept (docs/extending.md).
+
+    Source: docs/theory.md 5.
 
     Attributes:
-        smooth: Whether it is known to be positive and finite, and to do nothing within less than a
-            thousandth of the last time but at its `jumps`. Others are checked on a fine grid and
-            solved in at least a thousand steps.
+        smooth: Whether the factor is known to be positive and finite, and to change within less
+            than a thousandth of the last time only at its `jumps`. Other schedules are checked on a
+            fine grid and solved in at least a thousand steps.
+        jumps: Times at which the factor jumps, in steps/D; None for none.
+
+    Example:
+        >>> float(odeae.PowerLawSchedule(exponent=1.0)(1.0))
+        0.5
     """
 
     smooth: ClassVar[bool] = False
 
     @property
     def jumps(self) -> Real | None:
-        """Times at which the factor jumps, None for none: a solver starts anew there."""
+        """The times at which the factor jumps, None for none. The solver starts anew there."""
         return None
 
     @abc.abstractmethod
-    def __call__(self, t: Float[Real, ""]) -> Any:
-        """Return the factor at time t."""
+    def __call__(self, t: Scalar) -> Real:
+        """Return the factor at time t, in steps/D."""
 
 
 @explains_arguments
 class StepSchedule(AbstractSchedule):
-    """1 before the first of `times`, then `factors[i]` from `times[i]` on (steps/D, increasing).
+    """A piecewise constant schedule: 1 at first, then `factors[i]` from `times[i]` on.
 
-    The solver restarts at the jumps instead of searching for them.
+    The solver starts anew at each jump instead of searching for it.
+
+    Args:
+        times: Times of the jumps in steps/D, positive and increasing, (n,). May be traced.
+        factors: Factor of all rates from each of these times on, zero or positive, (n,). May be
+            traced.
+
+    Raises:
+        ValueError: If times are not positive and increasing, a factor is negative, or the two
+            lists have different lengths or are empty.
+
+    Source: docs/theory.md 5.
+
+    Example:
+        >>> schedule = odeae.StepSchedule([10.0, 20.0], [0.1, 0.01])
+        >>> [float(schedule(t)) for t in (0.0, 10.0, 30.0)]
+        [1.0, 0.1, 0.01]
     """
 
     smooth = True
     times: Float[Real, "*batch jumps"]
     factors: Float[Real, "*batch jumps"]
 
-    def __init__(self, times: Any, factors: Any):
+    def __init__(self, times: ArrayLike, factors: ArrayLike) -> None:
         self.times = array("times", times, (None,))
         self.factors = array("factors", factors, (self.times.shape[0],))
         if self.times.shape[0] == 0:
@@ -61,88 +88,118 @@ class StepSchedule(AbstractSchedule):
 
     @property
     def jumps(self) -> Float[Real, "jumps *lanes"]:
-        """Times at which the factor jumps."""
+        """The times at which the factor jumps."""
         return self.times
 
     @in_float64
-    def __call__(self, t):
-        """Return the factor at time t."""
+    def __call__(self, t: Scalar) -> Real:
+        """Return the factor at time t, in steps/D."""
         factors = jnp.concatenate([jnp.ones(1), jnp.asarray(self.factors)])
         return factors[jnp.sum(t >= jnp.asarray(self.times))]
 
 
 @explains_arguments
 class CosineSchedule(AbstractSchedule):
-    """From 1 at t = 0 along half a cosine to `final` at t = `end` (steps/D), and `final` after."""
+    """A schedule that falls along half a cosine from 1 to `final`, and then stays there.
+
+    Args:
+        end: The time in steps/D at which the factor reaches `final`, positive. May be traced.
+        final: The factor from then on, zero or positive. May be traced.
+
+    Raises:
+        ValueError: If `end` is not positive or `final` is negative.
+
+    Source: docs/theory.md 5.
+
+    Example:
+        >>> schedule = odeae.CosineSchedule(end=20.0)
+        >>> [round(float(schedule(t)), 6) for t in (0.0, 10.0, 30.0)]
+        [1.0, 0.5, 0.0]
+    """
 
     smooth = True
     end: Float[Real, "*batch"]
     final: Float[Real, "*batch"]
 
-    def __init__(self, end: Any, final: Any = 0.0):
+    def __init__(self, end: ArrayLike, final: ArrayLike = 0.0) -> None:
         self.end = scalar("end", end, above=0.0)
         self.final = scalar("final", final, at_least=0.0)
 
     @property
     def jumps(self) -> Float[Real, "jumps *lanes"]:
-        """The end, where its curvature jumps: the solver's step is to end there as well."""
+        """The end, where the curvature jumps, so that a step of the solver ends there too."""
         return self.end[None]
 
     @in_float64
-    def __call__(self, t):
-        """Return the factor at time t."""
+    def __call__(self, t: Scalar) -> Real:
+        """Return the factor at time t, in steps/D."""
         half = 0.5 * (1.0 + jnp.cos(np.pi * jnp.minimum(t / _normal(self.end), 1.0)))
         return self.final + (1.0 - self.final) * half
 
 
 @explains_arguments
 class PowerLawSchedule(AbstractSchedule):
-    """(1 + t/start)^(−exponent): 1 at t = 0, a power law for t ≫ `start` (steps/D)."""
+    """The schedule (1 + t/start)^(−exponent): 1 at t = 0, a power law for t ≫ `start`.
+
+    Args:
+        exponent: The exponent, zero or positive. May be traced.
+        start: The time in steps/D at which the power law sets in, positive. May be traced.
+
+    Raises:
+        ValueError: If `exponent` is negative or `start` is not positive.
+
+    Source: docs/theory.md 5.
+
+    Example:
+        >>> schedule = odeae.PowerLawSchedule(exponent=0.5, start=1.0)
+        >>> float(schedule(3.0))
+        0.5
+    """
 
     smooth = True
     exponent: Float[Real, "*batch"]
     start: Float[Real, "*batch"]
 
-    def __init__(self, exponent: Any, start: Any = 1.0):
+    def __init__(self, exponent: ArrayLike, start: ArrayLike = 1.0) -> None:
         self.exponent = scalar("exponent", exponent, at_least=0.0)
         self.start = scalar("start", start, above=0.0)
 
     @in_float64
-    def __call__(self, t):
-        """Return the factor at time t."""
+    def __call__(self, t: Scalar) -> Real:
+        """Return the factor at time t, in steps/D."""
         return (1.0 + t / _normal(self.start)) ** -self.exponent
 
 
 class FunctionSchedule(AbstractSchedule):
-    """A schedule given as a JAX function t → factor; a new function compiles anew.
+    """A schedule given as a JAX function t → factor; each new function compiles anew.
 
-    What it does within less than a thousandth of the last time may be passed over, unless it says
-    when, in an attribute `jumps`.
+    Changes within less than a thousandth of the last time may be passed over, unless the function
+    says when they happen, in an attribute `jumps`.
     """
 
-    fn: Callable = eqx.field(static=True)
+    fn: Callable[..., Any] = eqx.field(static=True)
 
     __getstate__ = portable_state
     __copy__ = __deepcopy__ = itself
 
     @property
-    def jumps(self):
-        """Times at which the function says (in an attribute) that it jumps."""
+    def jumps(self) -> Any:
+        """The times at which the function jumps, from its attribute `jumps`; None without it."""
         return getattr(self.fn, "jumps", None)
 
     @in_float64
-    def __call__(self, t):
-        """Return the factor at time t."""
+    def __call__(self, t: Scalar) -> Real:
+        """Return the factor at time t, in steps/D."""
         return jnp.asarray(self.fn(t), float)
 
 
 SCHEDULES = {kind.__name__: kind for kind in (StepSchedule, CosineSchedule, PowerLawSchedule)}
 
 
-def as_schedule(value: Any) -> Any:
-    """Return a schedule (or None, a constant rate) of what a user gave.
+def as_schedule(value: object) -> Schedule:
+    """Return the schedule that a user gave: None, a schedule or a function.
 
-    Raises `ValueError` for what can't be called.
+    Raises `ValueError` for anything that can't be called.
     """
     if value is None or (isinstance(value, eqx.Module) and callable(value)):
         return value
@@ -154,8 +211,8 @@ def as_schedule(value: Any) -> Any:
     return FunctionSchedule(value)
 
 
-def jump_times(schedule: Any) -> Real | None:
-    """Times at which a schedule jumps, or None."""
+def jump_times(schedule: Schedule) -> Real | None:
+    """Return the times at which a schedule jumps, or None."""
     times = getattr(schedule, "jumps", None)
     if times is None:
         return None
@@ -165,11 +222,11 @@ def jump_times(schedule: Any) -> Real | None:
     return times if is_traced(times) else np.unique(times)
 
 
-def jumps_before(schedule: Any, end: Any) -> Real | None:
-    """The times at which a solver starts anew: jumps before `end`, later ones moved beyond it.
+def jumps_before(schedule: Schedule, end: Scalar) -> Real | None:
+    """Return the times at which a solver starts anew: jumps before `end`, later ones beyond `end`.
 
-    A solver steps over a jump, from the number before it to the one after. Where it ended there,
-    its last time would be left out.
+    A solver steps over a jump, from the number before it to the number after it. If the solve ended
+    at a jump, its last time would be left out.
     """
     jumps = jump_times(schedule)
     if jumps is None:
@@ -177,23 +234,23 @@ def jumps_before(schedule: Any, end: Any) -> Real | None:
     return jnp.where(jnp.nextafter(jumps, jnp.inf) < end, jumps, 2.0 * end)
 
 
-def longest_step(schedule: Any, end: Any) -> Any:
-    """Longest step for the solver, None for any: it must not pass over what a function does.
+def longest_step(schedule: Schedule, end: Scalar) -> Any:
+    """Return the solver's longest step, None for any, so that it sees all changes of a function.
 
-    Where the rates vanish nothing but the schedule changes, and no error estimate sees it coming.
+    Where the rates vanish only the schedule changes, and no error estimate anticipates a change.
     """
     return None if schedule is None or getattr(schedule, "smooth", False) else end / 1000.0
 
 
-def check_schedule(schedule: Any, end: Any) -> None:
-    """Raise `ValueError` for a function that is negative, not finite or no number in 0 … `end`."""
+def check_schedule(schedule: Schedule, end: Scalar) -> None:
+    """Raise `ValueError` for a factor that is negative, not finite or no number in 0 … `end`."""
     if schedule is not None and not getattr(schedule, "smooth", False):
         largest_factor(schedule, end)
 
 
 @in_float64
-def largest_factor(schedule: Any, end: Any) -> float:
-    """Largest factor over 0 ≤ t ≤ `end`, on a fine grid; 1 for what is traced.
+def largest_factor(schedule: Schedule, end: Scalar) -> float:
+    """Return the largest factor over 0 ≤ t ≤ `end`, on a fine grid; 1 if anything is traced.
 
     Raises the errors of `check_schedule`.
     """
@@ -206,7 +263,7 @@ def largest_factor(schedule: Any, end: Any) -> float:
         t = np.concatenate([t, jumps[jumps <= end]])
     t = np.sort(t)
     try:
-        with jax.ensure_compile_time_eval():  # concrete also where something else is traced
+        with jax.ensure_compile_time_eval():  # concrete even while something else is traced
             values = jax.vmap(schedule)(jnp.asarray(t))
     except Exception as error:
         raise ValueError(
@@ -229,7 +286,7 @@ def largest_factor(schedule: Any, end: Any) -> float:
 
 
 def _normal(time: Real) -> Real:
-    """A positive time as one to divide by: compiled code takes subnormal numbers for 0."""
+    """Return a positive time as a divisor: compiled code treats subnormal numbers as 0."""
     return jnp.maximum(time, np.finfo(float).tiny)
 
 

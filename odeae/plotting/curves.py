@@ -1,7 +1,7 @@
-"""Plots: each takes Axes or makes them, returns them, and never shows anything."""
+"""Plots of curves. Each plot takes Axes or makes them, returns them, and never shows them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -9,11 +9,13 @@ from odeae.base.checks import entries
 from odeae.base.messages import explains_arguments, one_of
 from odeae.plotting.labels import Curve, curves_of, grouped, names_of
 from odeae.plotting.legends import add_legend
-from odeae.plotting.levels import draw_levels
+from odeae.plotting.levels import Rung, draw_levels
 from odeae.plotting.style import (
     ERROR_LABEL,
     MARKERS,
     MOST_NAMES,
+    Axes,
+    Colour,
     colour_bar,
     log_scale,
     mapped_colours,
@@ -23,42 +25,39 @@ from odeae.plotting.style import (
 )
 from odeae.results.trajectory import ENSEMBLE, Trajectory
 
-if TYPE_CHECKING:
-    pass
-
 
 @explains_arguments
 def plot(
-    *trajectories: Any,
-    ax: Any = None,
+    *trajectories: Trajectory | Sequence[Trajectory],
+    ax: Axes | None = None,
     labels: Sequence[str] | None = None,
-    colors: Sequence[Any] | None = None,
+    colors: Sequence[Colour] | None = None,
     quantity: str | None = None,
     levels: bool = True,
     legend: bool | str = True,
-) -> Any:
+) -> Axes:
     """Draw error curves: theory as lines, simulations as points with standard errors.
 
-    Several curves are told apart by colour and called by what differs between their problems
-    (K = 1, K = 2; erf, relu), else by their starts; where many differ in one number, a colour bar
-    says it. Runs have the colour of the theory of the same problem where there are several
-    theories. Of an ensemble, the mean and a band that holds the middle 80 % of its members at each
-    time. (A few late starts can pull the mean out of it.) Lanes of one `vmap` count as several
-    curves if their problems differ. The time axis is logarithmic (t = 0 is left out) unless times
-    span less than a factor of 20.
+    Several curves have different colours, and names from the difference between their problems
+    (K = 1, K = 2; erf, relu), else between their starts. If many differ in one number, a colour bar
+    shows it. If there are several theories, runs have the colour of the theory of the same problem.
+    An ensemble is its mean, with a band that holds the middle 80 % of its members at each time. (A
+    few late starts can pull the mean out of the band.) Lanes of one `vmap` count as several curves
+    if their problems differ. The time axis is logarithmic (without t = 0) unless times span less
+    than a factor of 20.
 
     Args:
-        *trajectories: What `predict`, `ensemble` or `simulate` return, one by one or in a list.
+        *trajectories: Results of `predict`, `ensemble` or `simulate`, one by one or in lists.
         ax: Axes to draw on, which may hold curves already; None makes a figure.
-        labels: A name for each trajectory, in place of those above.
-        colors: A colour for each trajectory, in place of those above.
+        labels: A name for each trajectory, in place of the names above.
+        colors: A colour for each trajectory, in place of the colours above.
         quantity: `error`, `error_clean`, `excess` (above the PCA error of rank K) or `test_error`,
-            which only simulations have: theory is its `error` then. By default `error`, of
+            which only simulations have; theory then shows its `error`. The default is `error`, for
             simulations on real inputs `test_error`.
-        levels: Whether to draw PCA errors as thin lines: those of rank 0 … K if the curves share
-            a spectrum, that of its own rank in the colour of each curve; else the latter alone.
-        legend: Whether to draw a legend, where it covers no curve; a word such as "upper right"
-            says where else.
+        levels: Whether to draw PCA errors as thin lines: of rank 0 … K if the curves share a
+            spectrum, and of its own rank in the colour of each curve; else only the latter.
+        legend: Whether to draw a legend, in a place where it covers no curve; a word such as "upper
+            right" names another place.
 
     Returns:
         The Axes.
@@ -131,8 +130,8 @@ def plot(
 
 
 def _flat(trajectories: Sequence[Any]) -> list[Trajectory]:
-    """What was given, one by one or in lists."""
-    flat = []
+    """Return the trajectories, which were given one by one or in lists."""
+    flat: list[Any] = []
     for one in trajectories:
         flat += one if isinstance(one, list | tuple) and type(one) in (list, tuple) else [one]
     if not flat or not all(isinstance(one, Trajectory) for one in flat):
@@ -144,7 +143,7 @@ def _flat(trajectories: Sequence[Any]) -> list[Trajectory]:
 
 
 def _kind(curve: Curve, quantity: str | None, describe: bool) -> tuple[str, str]:
-    """What a curve is, and of how many: ("theory", ""), ("SGD on Gaussian inputs", "8 runs")."""
+    """Return the kind of a curve and a count: ("SGD on Gaussian inputs", "8 runs")."""
     source = curve.trajectory.source
     if source == "theory":
         return "theory", ""
@@ -155,8 +154,10 @@ def _kind(curve: Curve, quantity: str | None, describe: bool) -> tuple[str, str]
     return source + own, f"{count} run{'s' * (count != 1)}"
 
 
-def _name_kinds(ax: Any, curves: list[Curve], kinds: list[tuple[str, str]], among: list) -> None:
-    """Say in grey what lines, bands and points are, where colours say of which problem."""
+def _name_kinds(
+    ax: Axes, curves: list[Curve], kinds: list[tuple[str, str]], among: list[Any]
+) -> None:
+    """Name lines, bands and points in grey, where colours stand for problems."""
     bands = any(curve.trajectory.source == ENSEMBLE for curve in curves)
     for kind in dict.fromkeys(kinds):
         label = ", ".join(filter(None, kind))
@@ -167,7 +168,15 @@ def _name_kinds(ax: Any, curves: list[Curve], kinds: list[tuple[str, str]], amon
             ax.plot([], [], color="0.3", lw=1.8, label=label)
 
 
-def _draw_curve(ax, curve, quantity, colour, marker, label, name) -> np.ndarray:
+def _draw_curve(
+    ax: Axes,
+    curve: Curve,
+    quantity: str | None,
+    colour: Colour,
+    marker: str | None,
+    label: str | None,
+    name: str,
+) -> np.ndarray:
     """Draw one curve and return its values."""
     trajectory, times = curve.trajectory, curve.trajectory.shared_times()
     name = label or name or trajectory.source
@@ -188,7 +197,7 @@ def _draw_curve(ax, curve, quantity, colour, marker, label, name) -> np.ndarray:
     if not np.isfinite(values).any():
         raise ValueError(f"the curve {name!r} has no finite value to draw: see its `status`")
     if trajectory.source == "theory":
-        style = {"lw": 1.8, "alpha": max(0.15, len(values) ** -0.5), "zorder": 2}
+        style: dict[str, Any] = {"lw": 1.8, "alpha": max(0.15, len(values) ** -0.5), "zorder": 2}
         for j, one in enumerate(values):
             ax.plot(times, one, color=colour, label=None if j else label, **style)
         return values
@@ -200,14 +209,20 @@ def _draw_curve(ax, curve, quantity, colour, marker, label, name) -> np.ndarray:
         return np.vstack([band, mean])
     spread = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
     # Points so dense that they touch lie below the line of the theory.
-    style = {"mfc": "white", "mew": 1.2, "ms": 4.5, "lw": 1.0}
+    style: dict[str, Any] = {"mfc": "white", "mew": 1.2, "ms": 4.5, "lw": 1.0}
     style["zorder"] = 3 if len(times) <= 40 else 1.5
-    ax.errorbar(times, mean, spread, fmt=marker, color=colour, label=label, **style)
+    ax.errorbar(times, mean, spread, fmt=marker or "", color=colour, label=label, **style)
     return mean[None]
 
 
-def _frame(ax, drawn, rungs, times, before) -> None:
-    """Limits and scales that show what was drawn, and what the axes held before."""
+def _frame(
+    ax: Axes,
+    drawn: list[np.ndarray],
+    rungs: list[Rung],
+    times: np.ndarray,
+    before: tuple[tuple[float, float], tuple[float, float]] | None,
+) -> None:
+    """Set limits and scales that show the new curves and the earlier ones on the Axes."""
     low = min([np.nanmin(values) for values in drawn] + [level for level, *_ in rungs])
     high = max([np.nanmax(values) for values in drawn])
     high = max([high] + [level for level, _, colour in rungs if colour is not None])
@@ -227,10 +242,10 @@ def _frame(ax, drawn, rungs, times, before) -> None:
         ax.set_ylim(low - margin, high + margin)
 
 
-def _rungs(leaders: list[Curve], shades: list[Any], excess: bool) -> list[tuple]:
-    """PCA levels, their ranks and colours: of all ranks if curves share them, else their own.
+def _rungs(leaders: list[Curve], shades: list[Colour], excess: bool) -> list[Rung]:
+    """Return PCA levels with ranks and colours: all ranks if curves share them, else the own ones.
 
-    The level of its own rank has the colour of a curve, unless others end on it as well.
+    The level of a curve's own rank has the colour of the curve, unless other curves end on it, too.
     """
     known = [
         (curve.levels(), shade)
@@ -243,7 +258,7 @@ def _rungs(leaders: list[Curve], shades: list[Any], excess: bool) -> list[tuple]
         return []
     ladder = max((levels for levels, _ in known), key=len)
 
-    def same(a, b):
+    def same(a: np.ndarray, b: np.ndarray) -> bool:
         return a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=0.0)
 
     shared = all(same(levels, ladder[: len(levels)]) for levels, _ in known)
@@ -251,7 +266,7 @@ def _rungs(leaders: list[Curve], shades: list[Any], excess: bool) -> list[tuple]
         return [(level, rank, None) for rank, level in enumerate(ladder)]
     if excess:
         return []
-    own: list[tuple] = []
+    own: list[Rung] = []
     for levels, shade in known:
         level, rank = levels[-1], len(levels) - 1
         others = [i for i, rung in enumerate(own) if np.isclose(rung[0], level, rtol=1e-9)]

@@ -1,4 +1,4 @@
-"""What curves in one plot are called: by what differs between their problems, or their starts."""
+"""Names of the curves in one plot, from the differences between their problems or starts."""
 
 import dataclasses
 import json
@@ -13,25 +13,25 @@ _OF_SPECTRUM = ("D", "spikes", "bulk", "tr Ω/D")
 
 
 class Curve(NamedTuple):
-    """What is drawn in one colour: a trajectory, or one of its lanes."""
+    """A curve that is drawn in one colour: a trajectory, or one of its lanes."""
 
     trajectory: Trajectory
     lane: int | None = None
 
     @property
     def is_theory(self) -> bool:
-        """Whether it is a line or a band, not points."""
+        """Whether the curve is a line or a band, not points."""
         return self.trajectory.source.startswith("theory")
 
     def own(self, values: Any, ndim: int) -> np.ndarray:
-        """The values of this lane, of what has `ndim` axes in a single curve."""
+        """Return the values of this lane; a single curve has `ndim` axes of values."""
         values = np.asarray(values)
         if values.ndim <= ndim:
             return values
         return np.asarray(values.reshape(-1, *values.shape[values.ndim - ndim :])[self.lane or 0])
 
     def words(self) -> dict[str, Any]:
-        """What its problem is, by name: a number, None, or words that need no name beside them."""
+        """Return the properties of the problem by name: numbers, None, or self-explaining words."""
         problem = self.trajectory.problem
         network, rule, spectrum = problem.autoencoder, problem.rule, problem.spectrum
         words: dict[str, Any] = {
@@ -57,7 +57,7 @@ class Curve(NamedTuple):
         return words
 
     def settings(self) -> dict[str, Any]:
-        """How it was solved, where that is seen in the curve."""
+        """Return how the curve was solved, as far as this changes the curve."""
         if not self.is_theory:
             return {}
         settings = json.loads(self.trajectory.settings)
@@ -65,16 +65,16 @@ class Curve(NamedTuple):
         return {"diffusion": diffuses, "rtol": settings.get("rtol")}
 
     def levels(self) -> np.ndarray:
-        """PCA errors of rank 0 … K, (K + 1,)."""
+        """Return the PCA errors of rank 0 … K, (K + 1,)."""
         problem = self.trajectory.problem
         return self.own(problem.spectrum.pca_errors(problem.autoencoder.hidden), 1)
 
     def same_problem(self, other: "Curve") -> bool:
-        """Whether nothing that has a name differs."""
+        """Return whether all properties with a name are equal."""
         return _texts(self.words()) == _texts(other.words())
 
     def same_start(self, other: "Curve") -> bool:
-        """Whether the spikes and biases at the start are the same, or unknown of one of the two."""
+        """Return whether spikes and biases at the start are equal, or unknown for one curve."""
         a, b = self.trajectory.initial, other.trajectory.initial
         if a is None or b is None or ENSEMBLE in (self.trajectory.source, other.trajectory.source):
             return True
@@ -104,7 +104,7 @@ class Curve(NamedTuple):
 
 
 def curves_of(trajectory: Trajectory) -> list[Curve]:
-    """The lanes of theory as curves of their own if their problems differ, else all as one."""
+    """Return the lanes of a theory as single curves if their problems differ, else as one curve."""
     batch = np.shape(trajectory.error)[:-1]
     if trajectory.source != "theory" or not batch:
         return [Curve(trajectory)]
@@ -114,9 +114,10 @@ def curves_of(trajectory: Trajectory) -> list[Curve]:
 
 
 def grouped(curves: list[Curve]) -> list[int]:
-    """Which of the colours 0, 1, … each curve has.
+    """Return which of the colours 0, 1, … each curve has.
 
-    Lines and bands have one each; of several, one lends its colour to the runs of its problem.
+    Each line or band has its own colour. If there are several, the runs of a problem have the
+    colour of its theory.
     """
     theory = [i for i, curve in enumerate(curves) if curve.is_theory]
     owners = sorted(theory, key=lambda i: curves[i].trajectory.source == ENSEMBLE)
@@ -133,9 +134,12 @@ def grouped(curves: list[Curve]) -> list[int]:
 
 
 class Names(NamedTuple):
-    """`texts`: the name of each curve, "" for all if nothing differs.
+    """The names of curves.
 
-    `values`: one number for each if that is all that differs, called `quantity`; else None.
+    Attributes:
+        texts: The name of each curve; "" for all if nothing differs.
+        quantity: The name of the number in which the curves differ, if they differ in one number.
+        values: This number for each curve, else None.
     """
 
     texts: list[str]
@@ -144,9 +148,10 @@ class Names(NamedTuple):
 
 
 def names_of(curves: list[Curve]) -> Names:
-    """Name curves by what differs: K = 1, K = 2, or erf, relu, or start 1, start 2.
+    """Name curves by their differences: K = 1, K = 2, or erf, relu, or start 1, start 2.
 
-    Eigenvalues are named as far as D leaves curves alike, how they were solved where all else is.
+    Eigenvalues are named only if D doesn't tell curves apart, and the way in which they were solved
+    only if nothing else differs.
     """
     words = [curve.words() for curve in curves]
     differing = _differing(words)
@@ -169,7 +174,7 @@ def names_of(curves: list[Curve]) -> Names:
 
 
 def _numbered(curves: list[Curve], texts: list[str]) -> Names:
-    """Number those of a kind that would be called the same: start 1, start 2 …, or theory 1 …"""
+    """Number curves of one kind that would have the same name: start 1, start 2 …, theory 1 …"""
     kinds = [(text, c.trajectory.source) for c, text in zip(curves, texts, strict=True)]
     numbered, count, what = [], [], ""
     for i, (curve, text) in enumerate(zip(curves, texts, strict=True)):
@@ -187,7 +192,7 @@ def _numbered(curves: list[Curve], texts: list[str]) -> Names:
 
 
 def _differing(words: list[dict[str, Any]]) -> list[str]:
-    """Names whose values differ among those that have one."""
+    """Return the names whose values differ."""
     names = dict.fromkeys(name for own in words for name in own)
     return [n for n in names if len({_texts(own).get(n) for own in words}) > 1]
 
@@ -197,18 +202,18 @@ def _kinds(words: list[dict[str, Any]], names: list[str]) -> int:
 
 
 def _texts(words: dict[str, Any]) -> dict[str, str]:
-    """Words that are equal for what is equal to nine digits."""
+    """Return texts that are equal for numbers that are equal to nine digits."""
     return {n: f"{x:.9g}" if isinstance(x, float | int) else str(x) for n, x in words.items()}
 
 
 def _value(name: str, words: dict[str, Any]) -> Any:
-    """The value of a name; a rate that is not given is `lr`."""
+    """Return the value of a name; a rate that was not given is `lr`."""
     value = words.get(name)
     return words.get("lr") if value is None and name.startswith("lr_") else value
 
 
 def _named(name: str, values: list[Any]) -> list[str]:
-    """K = 1; rates with as few digits as tell them apart; words as they are."""
+    """Return texts such as K = 1, with as few digits as tell rates apart, or the words alone."""
     rates = {value for value in values if isinstance(value, float)}
     digits = next((d for d in (3, 4, 6) if len({f"{x:.{d}g}" for x in rates}) == len(rates)), 9)
     return [
@@ -222,7 +227,7 @@ def _named(name: str, values: list[Any]) -> list[str]:
 
 
 def _listed(name: str, values: np.ndarray) -> str:
-    """spikes 1, 0.6, 0.3: the first four values."""
+    """Return a text such as spikes 1, 0.6, 0.3, with the first four values."""
     more = ", …" if len(values) > 4 else ""
     return f"{name} {', '.join(f'{value:.4g}' for value in values[:4])}{more}"
 

@@ -1,13 +1,15 @@
-"""Legends that cover nothing."""
+"""Legends that cover no curve."""
 
 import textwrap
 from typing import Any
 
 import numpy as np
 
+from odeae.plotting.style import Axes
 
-def occupied(ax: Any) -> tuple[np.ndarray, list[Any]]:
-    """What curves cover, in pixels: points on lines and error bars, and the outlines of bands."""
+
+def occupied(ax: Axes) -> tuple[np.ndarray, list[Any]]:
+    """Return points on lines and error bars, in pixels, and the outlines of bands."""
     from matplotlib.collections import LineCollection, PolyCollection
 
     data = ax.transData
@@ -16,9 +18,10 @@ def occupied(ax: Any) -> tuple[np.ndarray, list[Any]]:
     paths += [path for part, path in of if isinstance(part, LineCollection)]
     points = [np.zeros((0, 2))]
     for path in paths:
-        if len(path.vertices) == 1:
-            points.append(path.vertices)
-        start, way = path.vertices[:-1], np.diff(path.vertices, axis=0)
+        vertices = np.asarray(path.vertices, float)
+        if len(vertices) == 1:
+            points.append(vertices)
+        start, way = vertices[:-1], np.diff(vertices, axis=0)
         seen = np.isfinite(start).all(1) & np.isfinite(way).all(1)
         steps = int(min(np.abs(way[seen]).max(initial=0.0) / 3.0, 400.0)) + 2
         parts = np.linspace(0.0, 1.0, steps)[:, None, None]
@@ -27,12 +30,12 @@ def occupied(ax: Any) -> tuple[np.ndarray, list[Any]]:
 
 
 def is_hit(box: Any, points: np.ndarray, filled: list[Any]) -> bool:
-    """Whether a box on the screen covers any of the points or crosses a filled area."""
+    """Return whether a box on the screen covers any of the points or crosses a filled area."""
     inside = np.all((points > box.min) & (points < box.max), axis=1)
     return bool(inside.any()) or any(path.intersects_bbox(box) for path in filled)
 
 
-# Curves are pressed to this part of the height at most; a legend that needs more covers them.
+# Curves are compressed to no less than this part of the height; larger legends cover them.
 _SMALLEST = 0.3
 
 
@@ -42,17 +45,18 @@ _PLACES = (
 )  # fmt: skip
 
 
-def _inside(ax: Any, *args: Any, **options: Any) -> Any:
-    """A legend that leaves the axes as large as they are, however small the figure becomes."""
+def _inside(ax: Axes, *args: Any, **options: Any) -> Any:
+    """Draw and return a legend that doesn't change the size of the axes, even in small figures."""
     legend = ax.legend(*args, **options)
     legend.set_in_layout(False)
     return legend
 
 
-def add_legend(ax: Any, handles: list[Any] | None = None, place: bool | str = True) -> None:
-    """A legend where it covers no curve; if there is no such place, the axes make room for it.
+def add_legend(ax: Axes, handles: list[Any] | None = None, place: bool | str = True) -> None:
+    """Draw a legend where it covers no curve; without such a place, the axes make room for it.
 
-    `handles`: what to name, by default all that has a label. `place`: a place of the user's own.
+    `handles` are the artists to name, by default all that have a label. `place` may be the name of
+    a place that the user has chosen.
     """
     if handles is None:
         handles, texts = ax.get_legend_handles_labels()
@@ -64,18 +68,18 @@ def add_legend(ax: Any, handles: list[Any] | None = None, place: bool | str = Tr
     if isinstance(place, str):
         _inside(ax, handles, texts, loc=place, **style)
         return
-    root = ax.figure.canvas.figure
-    if root.get_layout_engine() is not None:  # it moves the axes before they are measured
+    root: Any = ax.figure.canvas.figure
+    if root.get_layout_engine() is not None:  # the layout must move the axes before measuring
         root.get_layout_engine().execute(root)
     inside, margin = ax.get_window_extent(), 3.0 * root.dpi / 72.0
     points, filled = occupied(ax)
-    roomy: tuple = (0.0,)
+    roomy: tuple[Any, ...] = (0.0,)
     for size in (8, 7, 6):
         style["fontsize"] = size
         for columns in range(1, len(handles) + 1):
             legend = _inside(ax, handles, texts, loc="upper right", ncols=columns, **style)
             width = legend.get_window_extent().width
-            if columns == 1 and width > inside.width:  # narrow axes: in lines of fewer letters
+            if columns == 1 and width > inside.width:  # for narrow axes, lines of fewer letters
                 most = int(max(map(len, texts)) * inside.width / width) - 6
                 texts = [textwrap.fill(text, max(most, 12)) for text in texts]
                 legend = _inside(ax, handles, texts, loc="upper right", **style)
@@ -98,8 +102,8 @@ def add_legend(ax: Any, handles: list[Any] | None = None, place: bool | str = Tr
     ax.set_ylim(*ax.yaxis.get_transform().inverted().transform(np.asarray([low, high])))
 
 
-def _room(ax: Any, legend: Any, points: np.ndarray, margin: float) -> tuple[float, str]:
-    """To which part curves must be pressed to make room for a legend, and where that is most."""
+def _room(ax: Axes, legend: Any, points: np.ndarray, margin: float) -> tuple[float, str]:
+    """Return the largest part of the height that a legend leaves to the curves, and its place."""
     inside = ax.get_window_extent()
     seen = points[np.all((points >= inside.min) & (points <= inside.max), axis=1)]
     parts = []
@@ -114,7 +118,7 @@ def _room(ax: Any, legend: Any, points: np.ndarray, margin: float) -> tuple[floa
     return max(parts)
 
 
-def legend_above(ax: Any, handles: list) -> None:
+def legend_above(ax: Axes, handles: list[Any]) -> None:
     """Put a legend of `handles` in one line above the axes."""
     if handles:
         style = {"frameon": False, "fontsize": 8, "borderaxespad": 0.2, "ncols": len(handles)}

@@ -1,16 +1,19 @@
-"""Levels of the PCA error, named where there is room."""
+"""Levels of the PCA error, with their ranks where there is room."""
 
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from odeae.plotting.legends import is_hit, occupied
+from odeae.plotting.style import Axes
+
+Rung: TypeAlias = tuple[Any, int, Any]  # a level, its rank, its colour or None
 
 
-def draw_levels(ax: Any, rungs: Iterable[tuple]) -> None:
-    """PCA levels as thin lines, their ranks at the right edge where there is room.
+def draw_levels(ax: Axes, rungs: Iterable[Rung]) -> None:
+    """Draw PCA levels as thin lines, with their ranks at the right edge where there is room.
 
-    Those with a colour are named first, then from the lowest.
+    Levels with a colour are named first, then the others from the lowest.
     """
     low, high = ax.get_ylim()
     for level, rank, colour in sorted(rungs, key=lambda rung: (rung[2] is None, rung[0])):
@@ -23,14 +26,14 @@ def draw_levels(ax: Any, rungs: Iterable[tuple]) -> None:
 
 @functools.cache
 def _level_name() -> Any:
-    """What names a level at the right edge of the axes; matplotlib is imported late."""
+    """Return the class of the names at the right edge of the axes; matplotlib is imported late."""
     from matplotlib.text import Annotation
 
     class LevelName(Annotation):
-        """Placed when it is drawn, as the layout and the size of the figure aren't known before.
+        """A name that finds its place when it is drawn: layout and size aren't known before.
 
-        All names of an Axes stand beside it, or within if there is no room beside. One that would
-        cover another, or a curve, is left out: see `shown`.
+        All names of an Axes stand beside it, or inside if there is no room beside. A name that
+        would cover another name or a curve is left out: see `shown`.
         """
 
         def __init__(self, text, level, ax, colour):
@@ -72,7 +75,7 @@ def _level_name() -> Any:
                 super().draw(renderer)
 
         def _is_cut(self, box):
-            """Whether this lies beyond the figure, or on other axes with their labels."""
+            """Return whether this lies beyond the figure, or on other axes with their labels."""
             own: Any = self.axes
             frame = own.figure.bbox
             if box.x1 > frame.x1:

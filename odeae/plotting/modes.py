@@ -1,5 +1,6 @@
 """Maps of the modes, drawn."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,26 +9,48 @@ from odeae.analysis.mode_map import ModeDynamics
 from odeae.base.checks import entries, wholes
 from odeae.base.messages import counted
 from odeae.plotting.legends import add_legend
-from odeae.plotting.style import MARKERS, shades_of, single_axes, time_axis
+from odeae.plotting.style import MARKERS, Axes, shades_of, single_axes, time_axis
 
 _DASHES = ("-", "--", ":", "-.")
 
 
 def plot_mode_dynamics(
-    *dynamics: ModeDynamics, ax: Any = None, labels: list[str] | None = None, modes: Any = None
-) -> Any:
-    """Draw the map ρ̂_j/ρ_j of each mode against time; a colour per mode.
+    *dynamics: ModeDynamics,
+    ax: Axes | None = None,
+    labels: Sequence[str] | None = None,
+    modes: Iterable[int] | None = None,
+) -> Axes:
+    """Draw the map ρ̂_j/ρ_j of each mode against time, with a colour for each mode.
 
-    Theory as lines (all lanes), another dash for another theory; simulations as points with the
-    standard errors of their mean, estimates from samples with their own. `modes`: indices of those
-    to draw, by default the first eight; the legend has the eigenvalues of the first argument.
-    Curves that failed are left out. The time axis is logarithmic (t = 0 is left out) unless times
-    span less than a factor of 20. Returns the Axes.
+    Theory is drawn as lines (all lanes), with different dashes for different theories; simulations
+    as points with the standard errors of their mean; estimates from samples as points with their
+    own standard errors. Curves that failed are left out. The time axis is logarithmic (without
+    t = 0) unless times span less than a factor of 20.
+
+    Args:
+        *dynamics: Results of `mode_map` or `estimate_mode_map`, with times.
+        ax: Axes to draw on; None makes a figure.
+        labels: A name for each of them.
+        modes: Indices of the modes to draw, by default the first eight. The legend has their
+            eigenvalues, from the first argument.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: For other arguments, maps without times, modes that don't exist, and curves of
+            which none finished.
+
+    Source: docs/theory.md 9.
+
+    Example:
+        >>> ax = odeae.plot_mode_dynamics(odeae.mode_map(theory))
+        >>> ax.figure.savefig("modes.png")
     """
     from matplotlib.lines import Line2D
 
     if not dynamics or not all(isinstance(part, ModeDynamics) for part in dynamics):
-        raise ValueError("plot_mode_dynamics takes what mode_map and estimate_mode_map return")
+        raise ValueError("plot_mode_dynamics takes results of mode_map and estimate_mode_map")
     if labels is not None:
         labels = [str(label) for label in entries("labels", labels, len(dynamics))]
     if any(part.times is None for part in dynamics):
@@ -57,12 +80,12 @@ def plot_mode_dynamics(
     return ax
 
 
-def _draw(ax, part, shown, style) -> str:
-    """Draw the modes `shown` of the curves that finished; returns what they are."""
+def _draw(ax: Axes, part: ModeDynamics, shown: list[int], style: dict[str, Any]) -> str:
+    """Draw the modes `shown` of the curves that finished, and return a name for them."""
     curves = np.asarray(part.map).reshape(-1, *part.map.shape[-2:])
     if part.status is not None:
         curves = curves[np.ravel(part.status) == 0]
-    many, error = len(curves), part.standard_error
+    many, error, times = len(curves), part.standard_error, np.asarray(part.times)
     if many == 0:
         raise ValueError(f"nothing of {part.source!r} finished: see its `status`")
     name = part.source
@@ -76,8 +99,8 @@ def _draw(ax, part, shown, style) -> str:
         for curve in curves:
             if "marker" in style:
                 spread = None if error is None else error[:, j]
-                ax.errorbar(part.times, curve[:, j], spread, color=color, **style)
+                ax.errorbar(times, curve[:, j], spread, color=color, **style)
             else:
                 alpha = max(0.15, many**-0.5)
-                ax.plot(part.times, curve[:, j], color=color, alpha=alpha, **style)
+                ax.plot(times, curve[:, j], color=color, alpha=alpha, **style)
     return name

@@ -1,4 +1,4 @@
-"""Weights as images: what each neuron looks for, and what it paints, in input space."""
+"""Weights as images in input space: the pattern that a neuron looks for, and the one it paints."""
 
 import math
 import textwrap
@@ -23,25 +23,26 @@ from odeae.simulation.sources import START
 def neurons(
     trajectory: Trajectory, part: str = "decoder", which: int = 0, seed: int | None = 0
 ) -> Float[np.ndarray, "hidden dim"]:
-    """The weights of each neuron at the end of a curve, in input space: rows to be looked at.
+    """Return the weights of each neuron at the end of a curve, in input space.
 
-    Of a simulation, the weights of one run. Of the theory, weights of its final state: along the
-    spikes they are known exactly; in the bulk only their Gram matrix is, and they are drawn as
-    `simulate` draws the start of a run, from which each bin only turns its rows, so that
-    `neurons(theory)` and `neurons(runs)` are the same up to the noise of SGD. (On 32×32 patches of
-    photographs, K = 8, t = 200, their cosines are 0.985 to 0.995 for decoders and 0.996 to 1.000
+    A simulation has the weights of one run. The theory has a final state: along the spikes its
+    weights are known exactly; in the bulk only their Gram matrix is known. Bulk weights are
+    therefore drawn as `simulate` draws the start of a run. Training only turns the rows of a bin,
+    so `neurons(theory)` and `neurons(runs)` are the same up to the noise of SGD. (On 32×32 patches
+    of photographs, K = 8, t = 200, their cosines are 0.985 to 0.995 for decoders and 0.996 to 1.000
     for encoders, which without weight decay keep most of their random start.)
 
     Args:
-        trajectory: What `predict`, `ensemble` or `simulate` returned, of a problem whose spectrum
+        trajectory: A result of `predict`, `ensemble` or `simulate`, for a problem whose spectrum
             has a basis: from `Spectrum.from_data` or `from_covariance`. Runs on real inputs need
-            none.
-        part: "decoder" (v_k, what neuron k paints) or "encoder" (w_k, what it looks for).
-        which: The run, member or lane; of a single theory, the run whose draw is taken.
+            no basis.
+        part: "decoder" (v_k, the pattern that neuron k paints) or "encoder" (w_k, the pattern that
+            it looks for).
+        which: The run, member or lane; for a single theory, the run whose draw is taken.
         seed: The seed of the runs to compare with; None leaves out the bulk of the theory.
 
     Returns:
-        (K, D), entries of W or V themselves. Signs and the order of neurons are those of the start.
+        Entries of W or V, not scaled, (K, D). Signs and the order of neurons come from the start.
 
     Raises:
         ValueError: For a spectrum without a basis, and a curve without final weights.
@@ -54,7 +55,7 @@ def neurons(
     """
     if not isinstance(trajectory, Trajectory):
         raise ValueError(
-            f"neurons takes what predict or simulate return, got {type(trajectory).__name__}"
+            f"neurons takes a result of predict or simulate, got {type(trajectory).__name__}"
         )
     if is_traced(trajectory):
         raise ValueError("`trajectory` must be concrete: neurons are drawn outside jit and vmap")
@@ -83,9 +84,9 @@ def neurons(
 
 
 def _drawn(trajectory: Trajectory, part: str, which: int, seed: int | None) -> np.ndarray:
-    """Weights of the state that theory ended in, in the eigenbasis."""
+    """Return weights of the final state of a theory, in the eigenbasis."""
     if np.ndim(trajectory.status) and trajectory.source != ENSEMBLE:
-        trajectory = jax.tree.map(lambda x: x[which], trajectory)  # vmap gives all to every lane
+        trajectory = jax.tree.map(lambda x: x[which], trajectory)  # each lane has all its parts
     problem, state = trajectory.problem, trajectory.final
     if state is None:
         raise ValueError("`trajectory` has no `final` state to draw weights of: predict it again")
@@ -117,9 +118,10 @@ def plot_neurons(
     one state, in one figure, show the same neurons one below the other.
 
     Args:
-        *trajectories: What `predict`, `ensemble` or `simulate` return.
+        *trajectories: Results of `predict`, `ensemble` or `simulate`.
         shape: (height, width) of an image; by default square, if D is a square number.
-        axes: As many Axes as there are neurons of all curves; None makes a figure.
+        axes: An array or a list of as many Axes as there are neurons of all curves; None makes a
+            figure.
         labels: A name for each curve.
         part: "decoder" or "encoder".
         which: The run, member or lane.
@@ -129,10 +131,12 @@ def plot_neurons(
         The array of Axes: one row of at most eight columns, or more, for each curve.
 
     Raises:
-        ValueError: For a shape that doesn't have D pixels, and those of `odeae.neurons`.
+        ValueError: For a shape that doesn't have D pixels, and as `odeae.neurons`.
 
     Example:
-        >>> odeae.plot_neurons(theory, runs, shape=(8, 8))[0, 0].figure.savefig("neurons.png")
+        >>> problem = odeae.Problem(odeae.Spectrum.from_data(x), odeae.Autoencoder(2))
+        >>> theory = odeae.predict(problem, odeae.random_state(problem), [0.0, 1.0])
+        >>> axes = odeae.plot_neurons(theory, shape=(8, 8))  # x (samples, 64)
     """
     if not trajectories:
         raise ValueError("plot_neurons takes trajectories, such as plot_neurons(theory, runs)")
@@ -177,7 +181,7 @@ def plot_neurons(
     return axes
 
 
-def _shape(shape: Any, dim: int) -> tuple[int, int]:
+def _shape(shape: tuple[int, int] | None, dim: int) -> tuple[int, int]:
     side = math.isqrt(dim)
     if shape is None and side**2 != dim:
         raise ValueError(f"give `shape`, (height, width) of an image: D = {dim} is no square")

@@ -5,16 +5,22 @@ from typing import Any
 import numpy as np
 
 from odeae.plotting.legends import add_legend
-from odeae.plotting.style import mapped_colours, panel_axes, shades_of, time_axis
+from odeae.plotting.style import Axes, Colour, mapped_colours, panel_axes, shades_of, time_axis
 from odeae.results.trajectory import Trajectory
 
 
-def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
+def plot_order_parameters(trajectory: Trajectory, axes: Any = None) -> Any:
     """Draw the entries of Q1, R1, T1 and T0 against time in four panels.
 
-    Entries of a neuron with itself have its colour, the others are grey; runs of a simulation (and
-    lanes) are averaged. `axes`: four Axes, or None for a new 2 × 2 figure. Returns them as an
-    array, so that `axes[0, 0].figure` is the figure.
+    Entries of a neuron with itself have the neuron's colour, the other entries are grey. Runs of a
+    simulation (and lanes) are averaged.
+
+    Args:
+        trajectory: The curve.
+        axes: An array or a list of four Axes; None makes a 2 × 2 figure.
+
+    Returns:
+        The Axes as an array: `axes[0, 0].figure` is the figure.
     """
     if axes is None:
         import matplotlib.pyplot as plt
@@ -40,8 +46,8 @@ def plot_order_parameters(trajectory: "Trajectory", axes: Any = None) -> Any:
     return axes
 
 
-def _name_neurons(panels: Any, colours: list[Any]) -> None:
-    """A legend of neurons; a colour bar beside all panels where they are many."""
+def _name_neurons(panels: list[Axes], colours: list[Colour]) -> None:
+    """Draw a legend of neurons, or a colour bar beside all panels if they are many."""
     if len(colours) <= 10:
         add_legend(panels[0])
     else:
@@ -49,13 +55,23 @@ def _name_neurons(panels: Any, colours: list[Any]) -> None:
         panels[0].figure.colorbar(mapped, ax=list(panels), label="neuron")
 
 
-def plot_overlaps(trajectory: "Trajectory", axes: Any = None) -> Any:
-    """Draw |cos| of each neuron with each principal component against time, a panel per component.
+def plot_overlaps(trajectory: Trajectory, axes: Any = None) -> Any:
+    """Draw |cos| of each neuron with each principal component against time.
 
-    Solid: decoders; dashed: encoders, within the span of the components. The first panels show the
-    leading components (at most eight), the last one the share of the first K that decoders (solid)
-    and encoders (dashed) span. Runs and members that finished are averaged. `axes`: as many Axes as
-    there are panels, or None for a new figure. Returns them as an array.
+    Each of the first panels shows one of the leading components (at most eight): decoders as solid
+    lines, encoders, within the span of the components, as dashed lines. The last panel shows the
+    share of the first K components that decoders (solid) and encoders (dashed) span. Runs and
+    members that finished are averaged.
+
+    Args:
+        trajectory: The curve.
+        axes: An array or a list of as many Axes as there are panels; None makes a figure.
+
+    Returns:
+        The Axes as an array.
+
+    Raises:
+        ValueError: If there are several runs and none finished.
     """
     overlaps, times = trajectory.overlaps, trajectory.shared_times()
     K, n = overlaps.decoder.shape[-2:]

@@ -1,28 +1,44 @@
 """Plateaus, drawn."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from odeae.analysis.plateaus import Plateau, one_curve, plateaus
 from odeae.base.checks import flag
 from odeae.plotting.levels import draw_levels
-from odeae.plotting.style import COLOURS, log_scale, single_axes
+from odeae.plotting.style import COLOURS, Axes, log_scale, single_axes
 from odeae.results.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def plot_plateaus(
-    trajectory: Trajectory, ax: Any = None, which: int | None = None, labels: bool = True
-) -> "Axes":
-    """Draw sequential learning: the curve, its plateaus shaded, the PCA levels named by rank.
+    trajectory: Trajectory,
+    ax: Axes | None = None,
+    which: int | None = None,
+    labels: bool = True,
+) -> Axes:
+    """Draw sequential learning: the curve, its plateaus shaded, the PCA levels with their ranks.
 
-    The error above the PCA error of rank K against time. Each plateau is labelled with its rank,
-    its level (as drawn, above that of rank K) and its residual, each escape with its time (dotted).
-    `which`: the run, member or lane. `labels`: whether to write them. A label without room is left
-    out; `odeae.plateaus` has the numbers. Returns the Axes. Raises the errors of `odeae.plateaus`.
+    The figure shows the error above the PCA error of rank K against time. Each plateau has a label
+    with its rank, its level (above the PCA error of rank K) and its residual, each escape (dotted)
+    a label with its time. A label without room is left out; `odeae.plateaus` has the numbers.
+
+    Args:
+        trajectory: The curve, as for `odeae.plateaus`.
+        ax: Axes to draw on; None makes a figure.
+        which: The run, member or lane, if the trajectory holds several curves.
+        labels: Whether to write the labels.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: As `odeae.plateaus`.
+
+    Source: docs/theory.md 8.
+
+    Example:
+        >>> odeae.plot_plateaus(theory).figure.savefig("plateaus.png")
     """
     labels = flag("labels", labels)
     found = plateaus(trajectory, which)
@@ -46,15 +62,16 @@ def plot_plateaus(
     return ax
 
 
-def _limits(ax: Any, times: np.ndarray, excess: np.ndarray, rungs: np.ndarray) -> None:
-    """Logarithmic axes where there is something to see on them."""
+def _limits(ax: Axes, times: np.ndarray, excess: np.ndarray, rungs: np.ndarray) -> None:
+    """Set limits, and logarithmic axes where times or heights span several decades."""
     first = times[times > 0][0]
     if times[-1] > 20.0 * first:
         log_scale(ax, "x")
         times, excess = times[times >= first], excess[times >= first]
     ax.set_xlim(times[0], times[-1])
     top, bottom = max(excess.max(), rungs[0]), excess.min()
-    # Power laws are shown to their end; a linear network's excess falls exponentially, without one.
+    # Power laws are shown to their end. The excess of a linear network falls exponentially, without
+    # an end, and is cut off at the floor.
     floor = 0.02 * rungs[rungs > 1e-4 * rungs[0]][-1]
     below = times[excess < floor]
     slow = len(below) > 0 and times[-1] > 100.0 * below[0] and bottom > 1e-10 * top
@@ -67,18 +84,19 @@ def _limits(ax: Any, times: np.ndarray, excess: np.ndarray, rungs: np.ndarray) -
         ax.set_ylim(bottom - margin, top + margin)
 
 
-def _write(ax: Any, curve: Any, found: tuple[Plateau, ...], floor: float) -> None:
-    """Ranks and heights over the plateaus, times beside the escapes, wherever there is room."""
+def _write(ax: Axes, curve: Any, found: tuple[Plateau, ...], floor: float) -> None:
+    """Write ranks and heights over the plateaus, times beside the escapes, where there is room."""
     from matplotlib.path import Path
 
-    ax.figure.draw_without_rendering()  # constrained layout moves the axes before they are measured
+    figure: Any = ax.figure
+    figure.draw_without_rendering()  # the layout must move the axes before measuring
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     inside, taken = ax.get_window_extent(), []
     points = np.clip(curve.get_xydata(), (left, low), (right, high))
     points = ax.transData.transform(points)
 
-    def place(text: str, at: tuple, **style: Any) -> None:
-        label = ax.annotate(text, at, textcoords="offset points", fontsize=7.5, **style)
+    def place(text: str, at: tuple[float, float], **style: Any) -> None:
+        label: Any = ax.annotate(text, at, textcoords="offset points", fontsize=7.5, **style)
         if label.get_va() == "baseline":  # to be lifted above the curve
             box = label.get_window_extent()
             under = (points[:, 0] >= box.x0 - 4) & (points[:, 0] <= box.x1)
@@ -102,7 +120,7 @@ def _write(ax: Any, curve: Any, found: tuple[Plateau, ...], floor: float) -> Non
         if left < plateau.escape_time < right:
             style = {"rotation": 90, "ha": "right", "va": "bottom", "color": "0.3"}
             text = f"escape t = {plateau.escape_time:.4g}"
-            at = (plateau.escape_time, 0.0)  # of the axes' height, which may be changed later
+            at = (plateau.escape_time, 0.0)  # in units of the axes' height, which may change later
             place(
                 text,
                 at,

@@ -1,25 +1,24 @@
 """A spectrum, drawn."""
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
+from odeae.model.spectrum import Spectrum
 from odeae.plotting.legends import add_legend
-from odeae.plotting.style import COLOURS, log_scale, single_axes
-
-if TYPE_CHECKING:
-    from odeae.model.spectrum import Spectrum
+from odeae.plotting.style import COLOURS, Axes, log_scale, single_axes
 
 
-def plot_spectrum(spectrum: "Spectrum", ax: Any = None) -> Any:
-    """Draw eigenvalues ρ (not scaled) against rank, spikes apart from the bulk and its bins.
+def plot_spectrum(spectrum: Spectrum, ax: Axes | None = None) -> Axes:
+    """Draw eigenvalues ρ (not scaled) against rank: spikes, the bulk and its bins.
 
     Args:
-        spectrum: Any `Spectrum`; `spectrum.plot()` is the same.
+        spectrum: Any `Spectrum`; `spectrum.plot()` draws the same.
         ax: Axes to draw on; None makes a figure.
 
     Returns:
         The Axes.
+
+    Raises:
+        ValueError: For anything but a spectrum, and for lanes of several spectra.
 
     Example:
         >>> odeae.plot_spectrum(odeae.Spectrum.from_data(x)).figure.savefig("spectrum.png")

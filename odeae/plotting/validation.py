@@ -1,14 +1,13 @@
 """The validation matrix, drawn."""
 
-from typing import Any
-
 import numpy as np
 
 from odeae.analysis.validation import Result
+from odeae.plotting.style import Figure
 
 
-def figure(results: list[Result]) -> Any:
-    """A small panel per row: theory as a line, SGD at the largest D as points, PCA as levels."""
+def figure(results: list[Result]) -> Figure:
+    """Return a panel per row: theory as a line, SGD at the largest D as points, PCA levels."""
     import matplotlib.pyplot as plt
 
     columns = min(4, len(results))
