@@ -25,7 +25,7 @@ from odeae.base import files
 from odeae.model.rule import AbstractRule
 from odeae.model.state import OutputOverlaps
 from odeae.results import restoring, saving
-from odeae.results.variables import PARTS, STORED
+from odeae.results.variables import ARGUMENTS, PARTS, STORED
 
 pytestmark = pytest.mark.sampled
 
@@ -126,8 +126,7 @@ def test_a_file_holds_all_that_a_trajectory_can_have(curves, tmp_path):
         "problem.spectrum.mean": (DIM,),
         "problem.spectrum.basis": (DIM, DIM),
     }
-    for part, rows in (("spikes", 2), ("bulk", bins)):
-        shapes |= {f"{when}.{part}.output": (rows,) for when in ("initial", "final")}
+    shapes |= {f"{when}.rows.output": (2 + bins,) for when in ("initial", "final")}
     shapes |= {f"{when}.diffusion": (2, 2) for when in ("initial", "final")}
     for path, shape in shapes.items():
         where = operator.attrgetter(path)
@@ -680,7 +679,8 @@ def test_every_field_of_a_trajectory_has_its_variable():
     besides |= {f"weights.{name}" for name in numbers}  # JSON, all of them
 
     def check(kind, where):
-        names = getattr(kind, "_fields", None) or [f.name for f in dataclasses.fields(kind)]
+        fields = [f.name for f in dataclasses.fields(kind)] if kind not in ARGUMENTS else []
+        names = fields or [name for names in ARGUMENTS[kind] for name in names]
         for name in names:
             part = PARTS.get(kind, {}).get(name)
             if part is None:
@@ -688,4 +688,102 @@ def test_every_field_of_a_trajectory_has_its_variable():
             else:
                 check(part, f"{where}{name}.")
 
-    check(odeae.Trajectory, "")
+    check(odeae.AlignedTrajectory, "")
+
+
+# ---------------------------------------------------------------------------- one of several
+
+
+def test_runs_are_taken_out_one_by_one(curves):
+    runs = curves["runs"]
+    assert len(runs) == np.shape(runs.error)[0]
+    for i, run in enumerate(runs):
+        for name in ("error", "test_error", "Q1", "bias", "excess"):
+            np.testing.assert_array_equal(getattr(run, name), getattr(runs, name)[i])
+        assert run.status == runs.status[i]
+        assert run.source == runs.source
+        assert run.times is runs.times
+        decoder = runs.weights.weights.decoder[i : i + 1]
+        np.testing.assert_array_equal(run.weights.weights.decoder, decoder)
+    assert eqx.tree_equal(runs[-1], runs[len(runs) - 1]) is True
+    few = runs[1:]
+    np.testing.assert_array_equal(few.error, runs.error[1:])
+    assert len(few.weights.weights.decoder) == len(runs) - 1
+    assert f"{runs[0].error[-1]:.6g}" in repr(runs[0])
+    problem = runs.problem
+    with pytest.raises(ValueError, match=r"`weights` are of a part of the runs, \[0\]"):
+        odeae.simulate(problem, None, runs.times + 1.0, weights=runs[0].weights)
+
+
+def test_a_member_is_the_curve_of_its_own_state():
+    problem = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.5], dim=20), odeae.Autoencoder(2))
+    members = odeae.ensemble(problem, [0.0, 1.0, 5.0], members=3, seed=4)
+    alone = odeae.predict(problem, odeae.random_state(problem, seed=5), [0.0, 1.0, 5.0])
+    assert eqx.tree_equal(members[1].error, alone.error) is True
+    assert members[1].source == "theory"
+    assert members[1].stats == alone.stats
+    state = members[1].initial
+    np.testing.assert_array_equal(state.rows.encoder, alone.initial.rows.encoder)
+    on = odeae.predict(problem, members[1].final, [6.0])
+    whole = odeae.predict(problem, alone.initial, [0.0, 1.0, 5.0, 6.0])
+    np.testing.assert_allclose(on.error, whole.error[-1:], rtol=1e-6)
+
+
+def test_a_single_curve_is_none_of_several(curves):
+    theory = curves["theory"]
+    assert theory  # as anything that is there
+    for wrong in (lambda: theory[0], lambda: len(theory), lambda: list(theory)):
+        with pytest.raises(TypeError, match="a single Trajectory"):
+            wrong()
+    runs = curves["runs"]
+    with pytest.raises(IndexError, match=rf"there are {len(runs)} curves, got index {len(runs)}"):
+        runs[len(runs)]
+    with pytest.raises(TypeError, match="by a whole number, got 'a'"):
+        runs["a"]
+
+
+def test_stats_say_how_a_curve_was_computed(curves):
+    theory, runs = curves["theory"], curves["runs"]
+    assert theory.stats["solver"] == "Tsit5"
+    assert theory.stats["status"] == "OK"
+    again = odeae.predict(theory.problem, theory.initial, theory.times, rtol=1e-9)
+    assert 0 < theory.stats["steps"] < again.stats["steps"]
+    assert runs.stats["solver"] == "online SGD"
+    taken = np.round(runs.times[-1] * runs.problem.spectrum.dim)
+    np.testing.assert_array_equal(runs.stats["steps"], np.full(len(runs), taken))
+    assert runs.stats["status"] == ["OK"] * len(runs)
+
+
+def test_an_aligned_curve_is_a_trajectory_in_full(tmp_path):
+    spectrum = odeae.Spectrum.spiked([0.6, 1.0, 0.3], dim=40)  # not the largest first
+    problem = odeae.Problem(spectrum, odeae.Autoencoder(2), noise=3.0)
+    times = np.array([0.0, 1.0, 10.0, 60.0])
+    start = {"encoder": [0.4, -0.7], "decoder": [0.3, -0.2]}
+    aligned = odeae.predict_aligned(problem, times, **start)
+    full = odeae.predict(problem, odeae.aligned_state(problem, **start), times, rtol=1e-10)
+    for name in ("error", "excess", "error_clean", "Q1", "R1", "T1", "T0", "Q0"):
+        np.testing.assert_allclose(getattr(aligned, name), getattr(full, name), atol=1e-7)
+    for part in ("encoder", "decoder", "subspace_encoder"):
+        got, want = (getattr(curve.overlaps, part) for curve in (aligned, full))
+        np.testing.assert_allclose(got, want, atol=1e-7)
+    for part in ("initial", "final"):
+        got, want = (getattr(curve, part) for curve in (aligned, full))
+        np.testing.assert_allclose(got.rows.encoder, want.rows.encoder, atol=1e-7)
+    assert aligned.final.time == full.final.time == 60.0
+    assert [p.rank for p in odeae.plateaus(aligned)] == [p.rank for p in odeae.plateaus(full)]
+    odeae.plot(aligned, full)
+    aligned.save(tmp_path / "aligned.nc")
+    back = odeae.load(tmp_path / "aligned.nc")
+    assert isinstance(back, odeae.AlignedTrajectory)
+    assert eqx.tree_equal(back, aligned) is True
+
+
+def test_the_closed_form_is_a_trajectory_too():
+    problem = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.5], 30), odeae.Autoencoder(2, "linear"))
+    times = np.array([0.0, 2.0, 15.0])
+    exact = odeae.linear.aligned_curve(problem, times, 0.2, 0.1)
+    reduced = odeae.predict_aligned(problem, times, 0.2, 0.1, rtol=1e-10)
+    for name in ("error", "excess", "encoder", "product", "R1", "error_clean"):
+        np.testing.assert_allclose(getattr(exact, name), getattr(reduced, name), rtol=1e-8)
+    assert exact.stats == {"solver": "closed form", "steps": None, "status": "OK"}
+    assert exact.ok

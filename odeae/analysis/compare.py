@@ -12,7 +12,8 @@ from odeae.base.messages import explains_arguments, one_of
 from odeae.base.precision import in_float64
 from odeae.base.status import Status
 from odeae.model.state import State
-from odeae.results.trajectory import ENSEMBLE, Trajectory
+from odeae.results.several import ENSEMBLE
+from odeae.results.trajectory import Trajectory
 from odeae.theory.regime import BOUND, LIMIT, finite_size, learnable, reason, step_size
 
 # No agreement hides a deviation of more than this part of what can be learnt at all.

@@ -130,7 +130,7 @@ def one_curve(
     if is_traced(trajectory):
         raise ValueError("`trajectory` must be concrete: plateaus are found outside jit and vmap")
     batch = trajectory.error.shape[:-1]
-    name = trajectory._batch_name
+    name = trajectory.batch_name
     if len(batch) > 1:
         raise ValueError(f"`trajectory` must have one leading axis at most, got shape {batch}")
     if not batch and which is not None:

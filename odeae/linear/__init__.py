@@ -11,7 +11,6 @@ absorbed): κ/η, or κ/√(η_w η_v) for two rates.
 Source: docs/theory.md 7.
 """
 
-from odeae.linear.curves import AlignedCurve as AlignedCurve
 from odeae.linear.curves import ModeCurve as ModeCurve
 from odeae.linear.curves import aligned_curve as aligned_curve
 from odeae.linear.curves import decayed_mode_curve as decayed_mode_curve

@@ -1,5 +1,6 @@
 """Learning curves of linear autoencoders in closed form."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +9,15 @@ import numpy as np
 from jaxtyping import Float
 
 from odeae.base.precision import ArrayLike, Real, in_float64, is_traced
+from odeae.base.status import Status
 from odeae.base.times import save_times
 from odeae.linear.modes import mode_arguments, mode_error
-from odeae.model.initial import aligned_state
+from odeae.model.initial import aligned_state, state_on_spikes
+from odeae.model.leading import beyond_first_spikes
 from odeae.model.problem import Problem, sizes
 from odeae.model.rules import SGD
+from odeae.results.aligned import AlignedTrajectory, aligned_trajectory
+from odeae.results.trajectory import settings_json
 
 
 class ModeCurve(NamedTuple):
@@ -37,35 +42,10 @@ class ModeCurve(NamedTuple):
     error: Float[Real, "time *batch"]
 
 
-class AlignedCurve(NamedTuple):
-    """The learning curve of a linear network from an aligned start, from `aligned_curve`.
-
-    Attributes:
-        times: (T,), in steps/D.
-        encoder: w_k on spike k (not scaled), (T, K).
-        decoder: u_k = ψ_k·v_k/√D on spike k, (T, K).
-        product: w_k u_k, (T, K).
-        error: Error of the whole network, (T,), as in `Trajectory`.
-        error_clean: The same on inputs without noise, (T,).
-
-    Example:
-        >>> linear = odeae.Problem(spectrum, odeae.Autoencoder(3, "linear"))
-        >>> odeae.linear.aligned_curve(linear, times, 0.1, 0.1).product.shape == (len(times), 3)
-        True
-    """
-
-    times: Float[Real, " time"]
-    encoder: Float[Real, "time hidden"]
-    decoder: Float[Real, "time hidden"]
-    product: Float[Real, "time hidden"]
-    error: Float[Real, " time"]
-    error_clean: Float[Real, " time"]
-
-
 @in_float64
 def aligned_curve(
     problem: Problem, times: ArrayLike, encoder: ArrayLike = 1.0, decoder: ArrayLike = 1.0
-) -> AlignedCurve:
+) -> AlignedTrajectory:
     """Return the curve of `predict` from an aligned state, in closed form.
 
     The start is `aligned_state(problem, encoder, decoder)`. The result is exact where `predict`
@@ -81,7 +61,8 @@ def aligned_curve(
         decoder: u_k at t = 0, a number or (K,).
 
     Returns:
-        The curve, with the numbers of each neuron.
+        The curve, as from `predict_aligned`: `encoder`, `decoder`, `product` (T, K) are w_k, u_k
+        and w_k u_k on spike k.
 
     Raises:
         ValueError: If the problem is not as above, if decay and start don't fit together, or if
@@ -106,10 +87,24 @@ def aligned_curve(
         curve = decayed_mode_curve(times, rho, w * u, weight_decay=rule.weight_decay, **rates)
         side = jnp.where(w < 0, -1.0, 1.0)[None]  # the sign of w, which the product lacks
         curve = curve._replace(encoder=side * curve.encoder, decoder=side * curve.decoder)
-    left = 0.5 * (problem.spectrum.trace - jnp.sum(rho))
-    clean = left + 0.5 * jnp.sum(rho[None] * (1.0 - curve.product) ** 2, axis=1)
-    error = clean + 0.5 * noise * jnp.sum(curve.product**2, axis=1)
-    return AlignedCurve(save_times(times), *curve[:3], error, clean)
+    left = 0.5 * jnp.sum(rho[None] * (1.0 - curve.product) ** 2, axis=1)
+    left = left + 0.5 * noise * jnp.sum(curve.product**2, axis=1)
+    others, above = beyond_first_spikes(problem.spectrum, hidden)
+    saved, w, u = save_times(times), curve.encoder, curve.decoder
+    return aligned_trajectory(
+        problem if not is_traced((w, saved)) else problem.without_basis(),
+        saved,
+        w,
+        u,
+        0.0 * w,
+        others + left,
+        above + left,
+        status=jnp.asarray(int(Status.OK)),
+        stop_time=saved[-1],
+        initial=state,
+        final=dataclasses.replace(state_on_spikes(problem, w[-1], u[-1]), time=saved[-1]),
+        settings=settings_json(solver="closed form"),
+    )
 
 
 @in_float64

@@ -45,3 +45,16 @@ def leading_modes(spectrum: Spectrum, rank: int) -> Leading:
     chosen = xp.concatenate([spikes[largest_first], np.zeros(rank)])[:rank]
     best = -xp.sort(-xp.concatenate([spikes, bins, np.zeros(rank)]))[:rank]
     return Leading(largest_first, xp.sum(best - chosen))
+
+
+def beyond_first_spikes(spectrum: Spectrum, rank: int) -> tuple[Real, Real]:
+    """Return what a perfect map of the first `rank` spikes leaves, as an error and above PCA's.
+
+    The second is exactly 0 where these spikes are the largest eigenvalues of all.
+    """
+    spikes, bulk = jnp.asarray(spectrum.spikes), jnp.asarray(spectrum.bulk) / spectrum.dim
+    modes = np.asarray(spectrum.multiplicity, float)
+    others = 0.5 * (jnp.sum(spikes[rank:]) + jnp.sum(bulk * modes))
+    kept, leading = spikes[:rank], leading_modes(spectrum, rank)
+    above = jnp.sum(-jnp.sort(-spikes)[:rank] + jnp.sort(-kept)) + leading.rest
+    return others, 0.5 * above

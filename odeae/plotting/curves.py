@@ -23,7 +23,8 @@ from odeae.plotting.style import (
     single_axes,
     time_axis,
 )
-from odeae.results.trajectory import ENSEMBLE, Trajectory
+from odeae.results.several import ENSEMBLE
+from odeae.results.trajectory import Trajectory
 
 
 @explains_arguments

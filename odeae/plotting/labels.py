@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from odeae.averages.quadrature import Quadrature
-from odeae.results.trajectory import ENSEMBLE, Trajectory
+from odeae.results.several import ENSEMBLE
+from odeae.results.trajectory import Trajectory
 
 _OF_SPECTRUM = ("D", "spikes", "bulk", "tr Ω/D")
 

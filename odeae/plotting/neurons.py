@@ -15,7 +15,8 @@ from odeae.base.precision import in_float64, is_traced
 from odeae.base.status import Status
 from odeae.model.initial import draw_weights
 from odeae.model.state import State
-from odeae.results.trajectory import ENSEMBLE, Trajectory
+from odeae.results.several import ENSEMBLE
+from odeae.results.trajectory import Trajectory
 from odeae.simulation.sources import START
 
 

@@ -20,7 +20,7 @@ def to_xarray(trajectory: Trajectory, basis: bool) -> "xarray.Dataset":
     """`Trajectory.to_xarray`."""
     import xarray as xr
 
-    lead, name = trajectory.error.ndim - 1, trajectory._batch_name
+    lead, name = trajectory.error.ndim - 1, trajectory.batch_name
     batch = tuple(name if i == 0 else f"{name}_{i}" for i in range(lead))
     data: dict[str, tuple[tuple[str, ...], Any]] = {}
     for name, variable in STORED.items():

@@ -1,6 +1,5 @@
 """`Trajectory`: what theory and simulation return, and how it prints."""
 
-import dataclasses
 import json
 import operator
 import os
@@ -14,9 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from odeae.base.messages import counted, html_table, shortened
-from odeae.base.precision import Real, in_float64, is_known, is_traced
+from odeae.base.precision import Real, in_float64, is_traced
 from odeae.base.status import Status
-from odeae.model.descriptions import describe_network, describe_rule
 from odeae.model.errors import generalisation_error
 from odeae.model.problem import Problem
 from odeae.model.state import (
@@ -27,12 +25,11 @@ from odeae.model.state import (
 )
 from odeae.results.checkpoint import Checkpoint
 from odeae.results.overlaps import PrincipalOverlaps, principal_overlaps
+from odeae.results.printing import described
+from odeae.results.several import ENSEMBLE, picked
 
 if TYPE_CHECKING:
     import xarray
-
-
-ENSEMBLE = "theory, ensemble"
 
 
 @eqx.filter_jit
@@ -235,59 +232,22 @@ class Trajectory(eqx.Module):
         return self.error - np.asarray(self.problem.spectrum.pca_error(rank))[..., None]
 
     def __repr__(self):
-        title, rows = self._described()
+        title, rows = described(self)
         return "\n".join([f"Trajectory: {title}", *(f"  {n:<8} {text}" for n, text in rows)])
 
     def _repr_html_(self):
-        title, rows = self._described()
+        title, rows = described(self)
         return html_table(f"Trajectory: {title}", rows)
 
-    def _described(self) -> tuple[str, list[tuple[str, str]]]:
-        """What it is, and rows of what a reader asks first."""
-        problem = self.problem
-        network, dim = problem.autoencoder, problem.spectrum.dim
-        title = f"{self.source}, {describe_network(network)}, {describe_rule(problem)}, D={dim}"
-        if not is_known(self):
-            return f"{title}, traced", []
-        error, batch = np.asarray(self.error), self.error.shape[:-1]
-        times = None if self._own_times else self.shared_times()
-        length = error.shape[-1]
-        many = "" if not batch else ", " + counted(int(np.prod(batch)), self._batch_name)
-        span = "each lane has its own"
-        if times is not None:
-            span = f"t = {times[0]:.4g}" + (f" … {times[-1]:.4g}" if length > 1 else "")
-        rows = []
-        codes, stops = np.ravel(self.status), np.ravel(self.stop_time)
-        bad = np.flatnonzero(codes != Status.OK)
-        if times is not None and not batch and np.isfinite(error[0]):
-            last = int(np.sum(np.isfinite(error))) - 1
-            until = "" if last == length - 1 else f" at t = {times[last]:.4g}, then it stopped"
-            rows.append(("error", f"{error[0]:.6g} → {error[last]:.6g}{until}"))
-        elif batch and len(bad) < len(codes):
-            good = error.reshape(-1, length)[codes == Status.OK]
-            first, final = good[:, 0], good[:, -1]
-            spread = f" on average (from {np.min(final):.4g} to {np.max(final):.4g})"
-            spread = "" if len(good) == 1 else spread
-            rows.append(("error", f"{np.mean(first):.6g} → {np.mean(final):.6g}{spread}"))
-        levels = self.pca_levels()
-        if levels is not None:
-            pca = f"{levels[-1]:.6g} at rank {network.hidden}, {levels[0]:.6g} at rank 0"
-            rows.append(("PCA", pca))
-        status = "ok"
-        if len(bad):
-            which = "" if not batch else f"{len(bad)} of {len(codes)} failed, the first "
-            status = which + Status(int(codes[bad[0]])).message(float(stops[bad[0]]))
-        rows.append(("status", status))
-        return f"{title}{many}, {counted(length, 'time')}, {span}", rows
-
     @property
-    def _own_times(self) -> bool:
+    def own_times(self) -> bool:
+        """Whether the lanes have times of their own."""
         first = _first(self.times, 1)
         return not np.array_equal(np.broadcast_to(first, np.shape(self.times)), self.times)
 
     def shared_times(self) -> np.ndarray:
         """The times (T,) of all lanes; raises `ValueError` for lanes with times of their own."""
-        if self._own_times:
+        if self.own_times:
             raise ValueError("these lanes have different `times`; take them one by one")
         return _first(self.times, 1)
 
@@ -298,7 +258,8 @@ class Trajectory(eqx.Module):
         return first if np.all(levels == first) else None
 
     @property
-    def _batch_name(self) -> str:
+    def batch_name(self) -> str:
+        """What one of several curves is called: "lane", "member" or "run"."""
         return {"theory": "lane", ENSEMBLE: "member"}.get(self.source, "run")
 
     def plot(self, ax: Any = None, **kwargs: Any) -> Any:
@@ -362,26 +323,6 @@ class Trajectory(eqx.Module):
         from odeae.results.saving import save_all
 
         save_all(path, {None: self}, overwrite, basis=basis)
-
-
-def picked(trajectory: Trajectory, index: int | slice) -> Trajectory:
-    """One of several curves, or a slice of them, along the first of their axes."""
-    if np.ndim(trajectory.times) > 1:  # vmap gives all to every lane
-        return jax.tree.map(lambda x: x[index], trajectory)
-    shared = {"times", "problem", "source", "settings"}
-    if trajectory.initial is not None and np.ndim(trajectory.initial.bias) == 1:
-        shared.add("initial")
-    parts: dict[str, Any] = {}
-    for field in dataclasses.fields(trajectory):
-        value = getattr(trajectory, field.name)
-        if field.name == "weights" and value is not None:
-            value = value.of_runs(index)
-        elif field.name not in shared:
-            value = jax.tree.map(lambda x: x[index], value)
-        parts[field.name] = value
-    if trajectory.source == ENSEMBLE and not isinstance(index, slice):
-        parts["source"] = "theory"
-    return type(trajectory)(**parts)
 
 
 def _first(values: Any, ndim: int) -> np.ndarray:

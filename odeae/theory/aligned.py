@@ -17,11 +17,11 @@ import numpy as np
 from odeae.averages.activation import has_zero_mean
 from odeae.base.checks import array, flag, numbers, scalar, whole
 from odeae.base.messages import explains_arguments, shortened
-from odeae.base.precision import Real, in_float64, is_traced
+from odeae.base.precision import in_float64, is_traced
 from odeae.base.status import Status
 from odeae.base.times import save_times
 from odeae.model.initial import state_on_spikes
-from odeae.model.leading import leading_modes
+from odeae.model.leading import beyond_first_spikes
 from odeae.model.problem import Problem, sizes
 from odeae.model.schedules import check_schedule, jumps_before, longest_step
 from odeae.results.aligned import AlignedTrajectory, aligned_trajectory
@@ -98,7 +98,7 @@ def predict_aligned(
     start, biased = _start(problem, encoder, decoder, bias)
     rho = spectrum.spikes[:hidden]
     equations = Reduced(problem.rule, problem.autoencoder, rho, problem.inputs.noise, biased)
-    others, above = _levels(problem)
+    others, above = beyond_first_spikes(spectrum, hidden)
     done = _solve(equations, start, times, rtol, max_steps)
     y, excess, status, stop_time, last, steps = done
     if not is_traced(status) and throw and (ended := Status(int(status))) is not Status.OK:
@@ -176,21 +176,6 @@ def _per_neuron(name, value, hidden):
     value = numbers(name, 1.0 if value is None else value)
     value = array(name, value, () if value.ndim == 0 else (hidden,))
     return value if value.ndim else value * np.ones(hidden)
-
-
-def _levels(problem: Problem) -> tuple[Real, Real]:
-    """Error of what is not on the K spikes, and how much of it K other modes could explain.
-
-    The second is exactly 0 where these spikes are the K largest eigenvalues.
-    """
-    spectrum, hidden = problem.spectrum, problem.autoencoder.hidden
-    spikes, bulk = jnp.asarray(spectrum.spikes), jnp.asarray(spectrum.bulk) / spectrum.dim
-    modes = np.asarray(spectrum.multiplicity, float)
-    others = 0.5 * (jnp.sum(spikes[hidden:]) + jnp.sum(bulk * modes))
-    kept, leading = spikes[:hidden], leading_modes(spectrum, hidden)
-    largest = -jnp.sort(-spikes)[:hidden]
-    above = jnp.sum(largest + jnp.sort(-kept)) + leading.rest
-    return others, 0.5 * above
 
 
 def _stop(t, y, equations: Reduced, **kwargs):

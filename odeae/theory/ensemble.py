@@ -13,7 +13,8 @@ from odeae.base.precision import in_float64, is_traced
 from odeae.base.times import save_times
 from odeae.model.initial import random_state
 from odeae.model.problem import Problem, sizes
-from odeae.results.trajectory import ENSEMBLE, Trajectory
+from odeae.results.several import ENSEMBLE
+from odeae.results.trajectory import Trajectory
 from odeae.theory.predict import predict
 
 
