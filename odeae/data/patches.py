@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,15 +12,17 @@ from odeae.base.messages import shortened
 from odeae.base.optional import needed_package
 from odeae.base.precision import ArrayLike
 
+if TYPE_CHECKING:
+    Path = str | os.PathLike[str]
+    Images = Path | ArrayLike | Sequence[Path | ArrayLike]  # a folder, or several images
+else:
+    Images = Any  # the errors of this module, which are written for people, come first
+
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 _ENDINGS = f"expected files ending in {', '.join(_IMAGES)}"
 
 
-def image_patches(
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | ArrayLike],
-    size: int = 32,
-    stride: int = 12,
-) -> np.ndarray:
+def image_patches(images: Images, size: int = 32, stride: int = 12) -> np.ndarray:
     """Return grey patches of images, as data for `Spectrum.from_data` and `simulate`.
 
     The command `odeae patches patches.npy photographs --size 16` does the same in the shell.
