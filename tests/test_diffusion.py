@@ -22,6 +22,7 @@ import odeae
 from odeae.averages.activation import AbstractActivation
 from odeae.model.gradient_noise import gradient_covariance
 from odeae.model.state import Modes, OutputOverlaps, Overlaps, State
+from odeae.theory.strategy import EXPLICIT_STEPS
 
 pytestmark = pytest.mark.sampled
 
@@ -450,9 +451,10 @@ def test_the_final_state_goes_on_with_the_noise_it_has(tmp_path):
 @pytest.mark.parametrize("activation", ["linear", "erf"])
 def test_changes_nothing_without_noise(activation):
     p = problem(1000, activation, noise=0.0)
-    solver = diffrax.Tsit5()  # given, so that both take the same steps
+    # Given, so that both take the same steps; with diffusion, as by default: one program.
+    how = {"solver": diffrax.Tsit5(), "max_steps": EXPLICIT_STEPS}
     want, got = (
-        odeae.predict(p, one_neuron(), TIMES, diffusion=on, solver=solver) for on in (False, True)
+        odeae.predict(p, one_neuron(), TIMES, diffusion=on, **how) for on in (False, True)
     )
     for name in ("error", "Q1", "R1", "T1", "T0", "Q0"):
         assert_allclose(getattr(got, name), getattr(want, name), rtol=1e-12, atol=1e-14)
