@@ -32,7 +32,7 @@ import matplotlib as mpl
 from jaxtyping import install_import_hook
 
 # Tracing makes many objects that live on: looking for cycles among them took a tenth of the time.
-gc.set_threshold(50_000, 20, 100)
+gc.set_threshold(50_000)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

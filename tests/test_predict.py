@@ -116,10 +116,10 @@ def test_no_drift_into_nonsense(activation, hidden, bias, dim, std, lr):
 
 def test_parts_follow_lr_unless_they_have_their_own_rate():
     """`lr` was once copied into the parts: changing it, or differentiating by it, did nothing."""
-    p = spiked(hidden=1, lr_decoder=0.5)
-    state, times = odeae.random_state(p), jnp.array([2.0])
+    p = spiked(lr_decoder=0.5)
+    state, times = odeae.random_state(p), jnp.array([1.0, 2.0])
     faster = eqx.tree_at(lambda q: q.rule.lr, p, 2.0 * p.rule.lr)
-    want = spiked(hidden=1, lr=2.0, lr_decoder=0.5)
+    want = spiked(lr=2.0, lr_decoder=0.5)
     got = odeae.predict(faster, state, times).error
     assert_allclose(got, odeae.predict(want, state, times).error, rtol=1e-12)
     assert got[0] != odeae.predict(p, state, times).error[0]
@@ -343,10 +343,10 @@ def test_other_values_of_the_same_shape_do_not_compile_again(caplog):
         )
         odeae.predict(p, odeae.random_state(p, std, seed=seed), times, rtol=rtol)
 
-    call([1, 2], 1e-4, 1, 0.1, 0, [1, 0.5])
+    call([1, 2], 1e-4, 1, 0.1, 0, [1, 0.5, 0.25])
     with jax.log_compiles():
-        call(np.array([3.0, 4.5]), np.float32(1e-3), 0.5, np.float64(0.2), 3, (0.9, 0.1))
-        call((1.0, 2.0), jnp.array(1e-5), jnp.float32(2.0), 1, 1, np.array([2.0, 1.0]))
+        call(np.array([3.0, 4.5]), np.float32(1e-3), 0.5, np.float64(0.2), 3, (0.9, 0.1, 0.05))
+        call((1.0, 2.0), jnp.array(1e-5), jnp.float32(2.0), 1, 1, np.array([2.0, 1.0, 0.5]))
     assert "Compiling jit(_solve" not in caplog.text
 
 
