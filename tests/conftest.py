@@ -31,7 +31,7 @@ import jax
 import matplotlib as mpl
 from jaxtyping import install_import_hook
 
-# Tracing makes many objects that live on: looking for cycles among them took a tenth of the time.
+# Tracing makes many objects that live on, among which Python looks for cycles again and again.
 gc.set_threshold(50_000)
 
 jax.config.update("jax_enable_x64", True)

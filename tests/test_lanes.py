@@ -23,8 +23,6 @@ from odeae.theory.equations import equations_of, surroundings, vector_field
 from odeae.theory.quantities import quantities
 from odeae.theory.step_control import SMALLEST, StepControl
 
-pytestmark = pytest.mark.sampled
-
 FAST = {"xla_backend_optimization_level": 0}  # to compile
 
 
@@ -177,6 +175,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("build", FAMILIES.values(), ids=list(FAMILIES))
 def test_drift_and_error_of_lanes_are_those_of_each(build):
     n, rng = 5, np.random.default_rng(3)
@@ -535,6 +534,7 @@ def test_curves_that_diverge_stop_where_predict_stops():
         assert_allclose(values["T0"][i][reached], want[reached], rtol=3e-5, atol=1e-8)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "spikes",
     [(1.0,), ()],
