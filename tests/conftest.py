@@ -23,7 +23,7 @@ if not (
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "")
         + " --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
-        + " --xla_cpu_parallel_codegen_split_count=1"
+        + " --xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes=algsimp"
     )
 
 import equinox as eqx
@@ -31,12 +31,19 @@ import jax
 import matplotlib as mpl
 from jaxtyping import install_import_hook
 
+# Tracing makes many objects that live on, among which Python looks for cycles again and again.
+gc.set_threshold(50_000)
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 mpl.use("Agg")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     install_import_hook("odeae", "beartype.beartype")
+
+
+# Files that take most of the time go first, so that no worker is left alone with one at the end.
+LONG = {f"test_{name}" for name in ("cli", "predict", "rules", "simulate", "sweeps", "workers")}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -56,8 +63,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    # The longest file first, so that no worker is left alone with it at the end.
-    items.sort(key=lambda item: item.path.name != "test_validation.py")
+    items.sort(key=lambda item: item.path.stem not in LONG)
     if config.getoption("--slow"):
         return
     seen = collections.Counter()

@@ -24,11 +24,10 @@ print(json.dumps(said))
 """
 
 
-def run(script: str, stdin: str = "") -> str:
-    """Run `script` and return what it prints."""
-    env = {**os.environ, "PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu"}
-    for name in ("JAX_ENABLE_X64", "XLA_FLAGS"):
-        env.pop(name, None)
+def run(script: str, stdin: str = "", flags: str = "") -> str:
+    """Run `script` and return what it prints; `flags`: those of XLA."""
+    env = {**os.environ, "PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    env.pop("JAX_ENABLE_X64", None)
     command = [sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(command, input=stdin, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -36,8 +35,12 @@ def run(script: str, stdin: str = "") -> str:
 
 
 def errors(setup: str, lines) -> dict[str, str]:
-    """What each of `lines` says when it is evaluated after `setup`: "TypeOfError: message"."""
-    return json.loads(run(_ERRORS.format(setup=setup), json.dumps(list(lines))))
+    """What each of `lines` says when it is evaluated after `setup`: "TypeOfError: message".
+
+    Compiled as these tests are, as that is quicker and no message depends on it.
+    """
+    script, flags = _ERRORS.format(setup=setup), os.environ.get("XLA_FLAGS", "")
+    return json.loads(run(script, json.dumps(list(lines)), flags))
 
 
 def named_in_one_line(message: str, pattern: str, kind: str = "ValueError") -> None:

@@ -160,10 +160,10 @@ def test_plot_draws_what_was_saved(shell, tmp_path):
 def test_flags_override_toml(shell, tmp_path):
     (tmp_path / "c.toml").write_text(
         "[spectrum]\nspikes = [1.0, 0.6]\ndim = 100\n[autoencoder]\nhidden = 2\n"
-        "[rule]\nlr = 0.5\n[times]\ntimes = [0, 1]\n[simulate]\nruns = 3\n"
+        "[rule]\nlr = 0.5\n[times]\ntimes = [0, 1, 2]\n[simulate]\nruns = 3\n"
     )
     _, from_toml, _ = shell("predict", "c.toml", "--json")
-    _, from_flags, _ = shell("predict", *SMALL, "--times", "0,1", "--lr", "0.5", "--json")
+    _, from_flags, _ = shell("predict", *SMALL, "--times", "0,1,2", "--lr", "0.5", "--json")
     _, overridden, _ = shell("predict", "c.toml", "--lr", "1.0", "--json")
     assert json.loads(from_toml) == json.loads(from_flags)
     assert json.loads(overridden)["error"][1] < json.loads(from_toml)["error"][1]
@@ -206,11 +206,11 @@ def test_resuming_says_what_is_wrong_with_the_file(shell):
 
 
 def test_resume_takes_the_runs_of_a_comparison_but_no_others(shell):
-    shell("compare", *SMALL, "--runs", "2", "--count", "3", "-o", "both.nc")
+    shell("compare", *SMALL, "--runs", "4", "--count", "6", "-o", "both.nc")
     code, _, err = shell("simulate", *LONGER, "--resume", "both.nc")
     assert code == 0, err
     for flags, message in (
-        (["--runs", "5"], "`runs` can't change: the runs that go on have 2, got 5"),
+        (["--runs", "5"], "`runs` can't change: the runs that go on have 4, got 5"),
         (["--seed", "1"], "`seed` can't change: the runs that go on have 0, got 1"),
         (["--lr", "0.5"], "`weights` are of runs with another rule lr: 1.0, got 0.5"),
         (["--activation", "relu"], "another autoencoder activation: 'Erf', got 'ReLU'"),

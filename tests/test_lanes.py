@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+import plain
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -21,8 +22,6 @@ from odeae.theory import lanes, queue
 from odeae.theory.equations import equations_of, surroundings, vector_field
 from odeae.theory.quantities import quantities
 from odeae.theory.step_control import SMALLEST, StepControl
-
-pytestmark = pytest.mark.sampled
 
 FAST = {"xla_backend_optimization_level": 0}  # to compile
 
@@ -177,6 +176,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("build", FAMILIES.values(), ids=list(FAMILIES))
 def test_drift_and_error_of_lanes_are_those_of_each(build):
     n, rng = 5, np.random.default_rng(3)
@@ -383,6 +383,7 @@ def test_error_is_that_of_predict(base, solved):
 
 def test_lanes_agree_with_predict():
     values = {"lr": [0.5, 1.5, 3.0], "std": [0.1, 0.3, 1.0], "seed": [3, 4, 5]}
+    values |= {"noise": [0.0, 0.0, 0.0], "lr_encoder": values["lr"]}  # given, as in `base`
     lane = built(BUILD, **{k: np.array(v) for k, v in values.items()})
     full = put(take(lane, np.zeros(N, int)), np.arange(3), lane)
     got = run(full)[0]["error"]
@@ -534,6 +535,7 @@ def test_curves_that_diverge_stop_where_predict_stops():
         assert_allclose(values["T0"][i][reached], want[reached], rtol=3e-5, atol=1e-8)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "spikes",
     [(1.0,), ()],
@@ -549,6 +551,36 @@ def test_one_lane_one_time(spikes):
         assert_allclose(values["error"][0], want, rtol=1e-6)
         assert status[0] == Status.OK
         assert stop_time[0] == time
+
+
+AS_USERS = """
+import warnings
+import numpy as np, odeae
+warnings.simplefilter("ignore")  # of what is nasty
+rng, n = np.random.default_rng(0), 20
+lr, std = np.exp(rng.uniform(-1, 1, n)), np.exp(rng.uniform(-3, 0, n))
+lanes = {"lr": lr, "std": std, "seed": np.arange(n)}
+spectrum, times = odeae.Spectrum.spiked([1.0, 0.6], 200), np.r_[0.0, np.geomspace(0.01, 50.0, 20)]
+def build(lr, std, seed):
+    problem = odeae.Problem(spectrum, odeae.Autoencoder(2), odeae.SGD(lr))
+    return problem, odeae.random_state(problem, std, std, seed=seed)
+def curves(lanes):
+    return odeae.sweep(build, lanes, times, zip=True, save="Q1", max_steps=600)
+whole, order = curves(lanes), rng.permutation(n)
+moved = curves({name: values[order] for name, values in lanes.items()})
+nasty = curves(lanes | {"lr": np.where(np.arange(n) % 2, lr, 1e4 + np.arange(n))})
+assert np.all(whole.status == 0) and np.all(nasty.status[::2] != 0)
+for name in ("error", "Q1", "stop_time", "final_excess"):
+    assert np.array_equal(moved[name], whole[name][order]), name
+    assert np.array_equal(nasty[name][1::2], whole[name][1::2]), name
+exact = odeae.predict(*build(*(lanes[name][-1] for name in lanes)), times, rtol=1e-10)
+print(np.abs(whole.error.values[-1] / exact.error - 1).max())
+"""
+
+
+def test_lanes_as_users_compile_them():
+    """With all that XLA does to make them fast, which these tests do without (conftest)."""
+    assert float(plain.run(AS_USERS)) < 1e-6
 
 
 # ------------------------------------------------------------------------------ full size

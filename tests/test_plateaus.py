@@ -47,6 +47,12 @@ def with_curve(error, times=TIMES, trajectory=None):
     return trajectory
 
 
+def aligned_curve(times, rho, error):
+    """A trajectory with this curve, of as many linear neurons as modes `rho`, without a bulk."""
+    p = problem(hidden=len(rho), spikes=rho, dim=len(rho), bulk=0.0)
+    return with_curve(error, times, eqx.tree_at(lambda t: t.problem, LINEAR_DENSE, p))
+
+
 def aligned(times, rho, start, rate=1.0):
     """Error of aligned linear modes that begin at w = u = `start`: logistic (docs/theory.md 7)."""
     rho = np.asarray(rho)[:, None]
@@ -124,10 +130,7 @@ def test_aligned_modes_in_closed_form(ratios, start, unit, uneven):
     if uneven:  # up to twice as dense here as there
         times = times ** (1.0 + 0.02 * np.sin(np.arange(count) / 40.0))
         times = np.unique(times)
-    trajectory = LINEAR_OF[len(rho)]
-    spectrum = odeae.Spectrum.spiked(rho, len(rho), 0.0)
-    trajectory = eqx.tree_at(lambda t: t.problem.spectrum, trajectory, spectrum)
-    found = plateaus(with_curve(aligned(times, rho, start), times, trajectory))
+    found = plateaus(aligned_curve(times, rho, aligned(times, rho, start)))
     ranks = [p.rank for p in found]
     assert ranks == sorted(set(ranks))
     assert ranks[-1] == len(rho)
@@ -149,10 +152,8 @@ def test_levels_are_told_apart_as_far_as_the_curve_can(noise):
     """Gaps down to 1e-8 of the staircase are seen without noise, those above the noise with it."""
     rho, start = 10.0 ** -np.array([0.0, 2.0, 4.0, 8.0]), 0.03
     times = np.geomspace(1e-2, 10.0 * escape(rho[-1], start), 1200)
-    spectrum = odeae.Spectrum.spiked(rho, len(rho), 0.0)
-    trajectory = eqx.tree_at(lambda t: t.problem.spectrum, LINEAR_OF[len(rho)], spectrum)
     jitter = noise * np.random.default_rng(0).standard_normal(len(times))
-    found = plateaus(with_curve(aligned(times, rho, start) + jitter, times, trajectory))
+    found = plateaus(aligned_curve(times, rho, aligned(times, rho, start) + jitter))
     last = {0.0: 4, 1e-9: 3, 1e-5: 2}[noise]
     assert [p.rank for p in found] == list(range(last + 1))
 
@@ -161,14 +162,6 @@ def test_levels_are_told_apart_as_far_as_the_curve_can(noise):
 def test_a_curve_that_is_all_noise_has_no_plateau(seed):
     error = LINEAR.error[0] + np.random.default_rng(seed).standard_normal(len(TIMES))
     assert plateaus(with_curve(error)) == ()
-
-
-def linear_of(hidden):
-    p = problem(hidden=hidden, spikes=np.ones(hidden), dim=hidden, bulk=0.0)
-    return odeae.predict(p, odeae.aligned_state(p), [0.0, 1.0, 2.0])
-
-
-LINEAR_OF = {hidden: linear_of(hidden) for hidden in range(2, 6)}
 
 
 def test_prediction_and_closed_form_agree():
@@ -204,9 +197,7 @@ def test_the_density_of_times_does_not_matter(every):
 def test_evenly_spaced_times():
     rho = np.array([1.0, 0.2])
     times = np.linspace(0.0, 80.0, 1000)
-    trajectory = with_curve(aligned(times, rho, 0.01), times, LINEAR_OF[2])
-    spectrum = odeae.Spectrum.spiked(rho, 2, 0.0)
-    found = plateaus(eqx.tree_at(lambda t: t.problem.spectrum, trajectory, spectrum))
+    found = plateaus(aligned_curve(times, rho, aligned(times, rho, 0.01)))
     assert [p.rank for p in found] == [0, 1, 2]
     assert_allclose([p.escape_time for p in found[:2]], escape(rho, 0.01), rtol=0.01)
 

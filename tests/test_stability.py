@@ -21,8 +21,6 @@ from odeae.analysis.symmetries import symmetry_tangents, turned_rows
 from odeae.model.layout import columns_of
 from odeae.theory.equations import equations_of
 
-pytestmark = pytest.mark.sampled
-
 RHO = np.array([1.0, 0.5, 0.2])
 SPECTRUM = odeae.Spectrum.spiked(RHO, 3, 0.0)
 OK = FixedPointStatus.CONVERGED
@@ -175,6 +173,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "relu")) for n in CASES]
 )
@@ -259,6 +258,7 @@ def test_tied_erf_aligned():
     assert point.directions.flat == 0  # erf has signs and permutations alone
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
 def test_all_weights_zero(name):
     """An exact fixed point, also where q = 0: every neuron can grow along every mode."""
@@ -381,6 +381,7 @@ MORE = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("encoder", "expected"), [(1.0, 2 * 100 - 3 + 1), (0.0, 100 - 2)])
 def test_many_equal_spikes_need_no_generator_for_each_pair(encoder, expected):
     """Orbits of w and u of one linear neuron under O(100), which has 4950 generators.
@@ -424,6 +425,7 @@ GENERATORS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", GENERATORS)
 def test_generators_leave_a_fixed_point_at_rest(name):
     make, count = GENERATORS[name]
