@@ -783,7 +783,9 @@ def test_the_closed_form_is_a_trajectory_too():
     times = np.array([0.0, 2.0, 15.0])
     exact = odeae.linear.aligned_curve(problem, times, 0.2, 0.1)
     reduced = odeae.predict_aligned(problem, times, 0.2, 0.1, rtol=1e-10)
-    for name in ("error", "excess", "encoder", "product", "R1", "error_clean"):
+    for name in ("error", "encoder", "product", "R1", "error_clean"):
         np.testing.assert_allclose(getattr(exact, name), getattr(reduced, name), rtol=1e-8)
+    # relative to the weights, not to their distance from the end
+    np.testing.assert_allclose(exact.excess, reduced.excess, rtol=2e-6)
     assert exact.stats == {"solver": "closed form", "steps": None, "status": "OK"}
     assert exact.ok

@@ -1,6 +1,7 @@
 """Theory against the mean of simulated runs, with standard errors and a verdict."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -16,6 +17,9 @@ from odeae.results.several import ENSEMBLE
 from odeae.results.trajectory import Trajectory
 from odeae.theory.regime import BOUND, LIMIT, finite_size, learnable, reason, step_size
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # No agreement hides a deviation of more than this part of what can be learnt at all.
 MOST = 0.05
 
@@ -24,15 +28,24 @@ MOST = 0.05
 class Comparison:
     """How far the mean of the runs is from the theory; `print` it for the verdict.
 
-    `times` (T,) in steps/D; `theory`, `mean` (T,): the two curves; `deviation` = mean − theory;
-    `standard_error` (T,) of the mean over runs; `z` (T,): their ratio, 0 before the first step,
-    where nothing is random. `average`: the deviation averaged over the saved times, one number
-    that sees what all times share, and `average_error`, its standard error over runs. `on`: the
-    quantity of the runs that was compared. `learnable`: what K neurons can learn at best,
-    ½ Σ ρ̃ of the K largest. `allowance`: what a finite D may add, ½ η (tr Ω/D + s²)/D of the
-    theory's first error, η the largest rate, but at most 5 % of `learnable`. `finite_size`: the
-    number by which a problem lies in the theory's regime, up to 0.4, or `outside` says why not.
-    `left_out`: how many runs did not finish and were left out.
+    Attributes:
+        times: (T,), in steps/D.
+        theory: (T,), the curve of theory.
+        mean: (T,), the mean over the runs.
+        standard_error: (T,), of the mean over the runs.
+        average: The deviation averaged over the saved times, one number that sees a deviation
+            which all times share.
+        average_error: The standard error of `average` over the runs.
+        on: The quantity of the runs that was compared.
+        source: The inputs of the runs.
+        runs: How many runs were compared.
+        allowance: The deviation that a finite D may add, ½ η (tr Ω/D + s²)/D of the theory's first
+            error, η the largest rate, but at most 5 % of `learnable`.
+        dim: D.
+        learnable: The part of the error that K neurons can learn at best, ½ Σ ρ̃ of the K largest.
+        finite_size: A number that is at most 0.4 for a problem within the theory's regime.
+        outside: Why the problem lies outside of the regime; empty within.
+        left_out: How many runs did not finish and were left out.
     """
 
     times: np.ndarray
@@ -80,7 +93,7 @@ class Comparison:
     @property
     def visible(self) -> float:
         """Least deviation, shared by all times, that would not have been called agreement."""
-        noise = min(np.min(self._noise[self.times > 0], initial=np.inf), self._average_noise)
+        noise = min(np.min(self.noise[self.times > 0], initial=np.inf), self._average_noise)
         return float(noise) + self.allowance
 
     @property
@@ -97,7 +110,7 @@ class Comparison:
         if self.runs < 4:
             return "too few runs"
         deviation = np.append(np.abs(self.deviation), abs(self.average))
-        noise = np.append(self._noise, self._average_noise)
+        noise = np.append(self.noise, self._average_noise)
         if np.any(deviation > noise + self.allowance + 1e-9 * self.theory[0]):
             return "deviates"
         most = MOST * self.learnable
@@ -111,8 +124,22 @@ class Comparison:
         """Whether noise and the finite-size allowance explain every deviation; None: can't tell."""
         return {"noise": True, "finite size": True, "deviates": False}.get(self.verdict)
 
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the deviation with its standard errors, the noise and the finite-size allowance.
+
+        Args:
+            ax: Axes to draw on; None makes a figure.
+
+        Returns:
+            The Axes.
+        """
+        from odeae.plotting.comparison import plot_comparison
+
+        return plot_comparison(self, ax)
+
     @property
-    def _noise(self) -> np.ndarray:
+    def noise(self) -> np.ndarray:
+        """Deviation that sampling noise may have at a time, (T,): `threshold` standard errors."""
         return self.threshold * self.standard_error
 
     @property
@@ -125,7 +152,7 @@ class Comparison:
     def __str__(self):
         i, j = int(np.argmax(np.abs(self.deviation))), int(np.argmax(np.abs(self.z)))
         count = len(self.times)
-        beyond = np.abs(self.deviation) > self._noise + 1e-9 * self.theory[0]
+        beyond = np.abs(self.deviation) > self.noise + 1e-9 * self.theory[0]
         most = np.max(np.abs(self.deviation[beyond]), initial=0.0)
         bound = f"noise meaning |z| < {self.threshold:.1f} for {self.runs} runs and {count} times"
         allowance = f"the finite-size allowance of {self.allowance:.2g}"
@@ -151,7 +178,7 @@ class Comparison:
             f"{self.z[j]:+.2f} at t={self.times[j]:.4g}; average over times {self.average:+.2g} ± "
             f"{self.average_error:.2g}. A deviation of {self._share(self.visible)} of what can be "
             f"learnt, {self.learnable:.3g}, would have been seen if all times shared it, at one "
-            f"time {self._share(np.max(self._noise) + self.allowance)}."
+            f"time {self._share(np.max(self.noise) + self.allowance)}."
         )
 
     __repr__ = __str__
@@ -181,19 +208,8 @@ def _same_start(a: State | None, b: State | None, dim: int) -> bool:
     return all(close(x, y) for x, y in pairs)
 
 
-@explains_arguments
-@in_float64
-def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comparison:
-    """Compare the mean over `runs` with `theory`, time by time.
-
-    `on`: `error` (exact for the weights of each run, Gaussian inputs), `error_clean` (the same on
-    inputs without the problem's noise) or `test_error` (held-out samples); the default is `error`
-    for Gaussian and `test_error` for real inputs. The theory is read at the runs' times, linearly
-    between its own, which may differ by half a step. Runs that did not finish are left out.
-
-    Raises `ValueError` for fewer than two runs that finished, a theory that did not finish, and
-    times that don't match.
-    """
+def _check_pair(theory: Trajectory, runs: Trajectory) -> None:
+    """Raise `ValueError` unless these are a curve and runs of one problem from one state."""
     for name, value in (("theory", theory), ("runs", runs)):
         if not isinstance(value, Trajectory):
             raise ValueError(f"`{name}` must be an odeae Trajectory, got {type(value).__name__}")
@@ -229,10 +245,10 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
             "`theory` and `runs` must start from the same state, but their `initial` differ; pass "
             "one state to predict and simulate"
         )
-    by_default = "test_error" if "real" in runs.source else "error"
-    on = one_of("on", by_default if on is None else on, ["error", "error_clean", "test_error"])
-    if (ended := Status(int(theory.status))) is not Status.OK:
-        raise ValueError(f"`theory` did not finish: {ended.message(float(theory.stop_time))}")
+
+
+def _finished(runs: Trajectory, on: str) -> tuple[np.ndarray, int]:
+    """The errors of the runs that finished, (runs, T), and how many did not."""
     values, status = np.asarray(getattr(runs, on)), np.asarray(runs.status)
     finished = status == Status.OK
     left_out = int(np.sum(~finished))
@@ -244,9 +260,44 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
             "error needs at least two that did"
         )
     values = values[finished]
-    count, dim = values.shape[0], runs.problem.spectrum.dim
-    if count < 2:
-        raise ValueError(f"a standard error needs at least two runs, got {count}")
+    if len(values) < 2:
+        raise ValueError(f"a standard error needs at least two runs, got {len(values)}")
+    return values, left_out
+
+
+@explains_arguments
+@in_float64
+def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comparison:
+    """Compare the mean over `runs` with `theory`, time by time.
+
+    The theory is read at the runs' times, linearly between its own times, which may differ by half
+    a step. Runs that did not finish are left out.
+
+    Args:
+        theory: A single curve of `predict` or `predict_aligned`.
+        runs: The runs of `simulate`, of the same problem from the same state.
+        on: "error" (exact for the weights of each run, Gaussian inputs), "error_clean" (on inputs
+            without the problem's noise) or "test_error" (held-out samples). By default `error` for
+            Gaussian and `test_error` for real inputs.
+
+    Returns:
+        The comparison: `verdict`, `agrees` (True, False, or None where it can't tell), `plot()`.
+
+    Raises:
+        ValueError: For fewer than two runs that finished, a theory that did not finish, and curves
+            of different problems, starts or times.
+
+    Example:
+        >>> odeae.compare(theory, odeae.simulate(problem, state, theory.times, runs=8)).agrees
+        True
+    """
+    _check_pair(theory, runs)
+    by_default = "test_error" if "real" in runs.source else "error"
+    on = one_of("on", by_default if on is None else on, ["error", "error_clean", "test_error"])
+    if (ended := Status(int(theory.status))) is not Status.OK:
+        raise ValueError(f"`theory` did not finish: {ended.message(float(theory.stop_time))}")
+    values, left_out = _finished(runs, on)
+    count, dim = len(values), runs.problem.spectrum.dim
     times, own = np.asarray(runs.times), np.asarray(theory.times)
     gap = np.abs(times[:, None] - own).min(axis=1)
     if np.max(gap) > 0.5000001 / dim:
@@ -257,7 +308,7 @@ def compare(theory: Trajectory, runs: Trajectory, on: str | None = None) -> Comp
         )
     end = float(times[-1])
     share, number = step_size(runs.problem, end), finite_size(runs.problem, end)
-    most = learnable(ours)
+    most = learnable(theory.problem)
     curve = theory.error_clean if on == "error_clean" else theory.error
     expected = np.interp(times, own, np.asarray(curve))
     average = (values - expected).mean(axis=1)

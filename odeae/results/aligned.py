@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from odeae.base.precision import Real
+from odeae.base.precision import Real, in_float64
 from odeae.model.problem import Problem, leading_spikes
 from odeae.model.state import Components, OrderParameters, OutputOverlaps, Overlaps
 from odeae.results.trajectory import Trajectory
@@ -26,6 +26,7 @@ class AlignedTrajectory(Trajectory):
     decoder: Float[Real, "*batch times hidden"] | None = None
 
     @property
+    @in_float64
     def product(self) -> Real:
         """α_k β_k, (T, K): what the linear part of neuron k passes on of spike k."""
         return jnp.asarray(self.encoder) * jnp.asarray(self.decoder)

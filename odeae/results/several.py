@@ -1,10 +1,15 @@
 """Several curves in one Trajectory: which parts they share, and how one of them is taken out."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    Index = SupportsIndex | slice
+else:  # what is neither is refused in words, not by a type checker of the tests
+    Index = Any
 
 ENSEMBLE = "theory, ensemble"  # the `source` of curves from several starts
 

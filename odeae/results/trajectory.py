@@ -26,7 +26,7 @@ from odeae.model.state import (
 from odeae.results.checkpoint import Checkpoint
 from odeae.results.overlaps import PrincipalOverlaps, principal_overlaps
 from odeae.results.printing import described
-from odeae.results.several import ENSEMBLE, picked
+from odeae.results.several import ENSEMBLE, Index, picked
 
 if TYPE_CHECKING:
     import xarray
@@ -101,7 +101,7 @@ class Trajectory(eqx.Module):
     def __bool__(self) -> bool:
         return True
 
-    def __getitem__(self, index: int | slice) -> "Trajectory":
+    def __getitem__(self, index: Index) -> "Trajectory":
         """One of several curves, or a slice of them.
 
         Runs that were taken out keep their weights, but `simulate` goes on with all runs only.
@@ -113,16 +113,17 @@ class Trajectory(eqx.Module):
         shape = np.shape(self.status)
         if not shape:
             raise TypeError("a single Trajectory can't be indexed: it holds one curve")
-        if not isinstance(index, slice):
-            try:
-                index = operator.index(index)
-            except TypeError as error:
-                raise TypeError(
-                    f"one of several curves is taken by a whole number, got {shortened(index)}"
-                ) from error
-            if not -shape[0] <= index < shape[0]:
-                raise IndexError(f"there are {counted(shape[0], 'curve')}, got index {index}")
-        return picked(self, index)
+        if isinstance(index, slice):
+            return picked(self, index)
+        try:
+            number = operator.index(index)
+        except TypeError as error:
+            raise TypeError(
+                f"one of several curves is taken by a whole number, got {shortened(index)}"
+            ) from error
+        if not -shape[0] <= number < shape[0]:
+            raise IndexError(f"there are {counted(shape[0], 'curve')}, got index {number}")
+        return picked(self, number % shape[0])
 
     def __iter__(self) -> Iterator["Trajectory"]:
         return (self[i] for i in range(len(self)))

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from odeae.shell.output import (
     progress_bar,
     save_figure,
 )
+
+if TYPE_CHECKING:
+    from odeae.analysis.compare import Comparison
 
 
 @app.command(cls=Command)
@@ -146,22 +149,32 @@ def demo(
     )
     save_figure(axes, picture, overwrite)
     if as_json:
-        print_json(
-            {
-                name: {
-                    "verdict": check.verdict,
-                    "largest_deviation": check.largest,
-                    "relative": check.relative,
-                    "largest_z": float(abs(check.z).max()),
-                    "final": check.mean[-1],
-                    "theory_final": check.theory[-1],
-                }
-                for name, check in checks.items()
-            }
-        )
+        print_json({name: _in_numbers(check) for name, check in checks.items()})
         return
-    biggest = [abs(check.deviation).argmax() for check in checks.values()]
-    each = list(zip(checks.values(), biggest, strict=True))
+    _print_checks(checks, f"SGD ({runs} runs each) against the theory, t = 0 … {times[-1]:g}")
+    print("held out: mean error on samples that a run never saw; by formula: the theory's own")
+    print("definition from the weights of the runs, exact for Gaussian inputs only.")
+    percent = 100.0 * checks["patches, by formula"].relative
+    print(f"The patches, which are not Gaussian, are by formula up to {percent:.1f} % of the first")
+    print("error away from the theory.")
+    levels = problem.spectrum.pca_errors(8)
+    print(f"theory at the end: {theory.error[-1]:.4f}, PCA error of rank 8: {levels[-1]:.4f}")
+    print(f"wrote {picture}, {archive}")
+
+
+def _in_numbers(check: "Comparison") -> dict[str, Any]:
+    return {
+        "verdict": check.verdict,
+        "largest_deviation": check.largest,
+        "relative": check.relative,
+        "largest_z": float(abs(check.z).max()),
+        "final": check.mean[-1],
+        "theory_final": check.theory[-1],
+    }
+
+
+def _print_checks(checks: dict[str, "Comparison"], title: str) -> None:
+    each = [(check, abs(check.deviation).argmax()) for check in checks.values()]
     print_table(
         {
             "inputs, error": list(checks),
@@ -172,17 +185,8 @@ def demo(
             "average dev.": [f"{c.average:+.4f} ± {c.average_error:.4f}" for c, _ in each],
             "verdict": [c.verdict for c, _ in each],
         },
-        f"SGD ({runs} runs each) against the theory, t = 0 … {times[-1]:g}",
+        title,
     )
-    print("held out: mean error on samples that a run never saw; by formula: the theory's own")
-    print("definition from the weights of the runs, exact for Gaussian inputs only.")
-    formula = checks["patches, by formula"]
-    percent = 100.0 * formula.relative
-    print(f"The patches, which are not Gaussian, are by formula up to {percent:.1f} % of the first")
-    print("error away from the theory.")
-    levels = problem.spectrum.pca_errors(8)
-    print(f"theory at the end: {theory.error[-1]:.4f}, PCA error of rank 8: {levels[-1]:.4f}")
-    print(f"wrote {picture}, {archive}")
 
 
 @app.command(cls=Command)

@@ -15,6 +15,7 @@ from odeae.model.autoencoder import Weights
 from odeae.model.initial import check_weights, draw_weights
 from odeae.model.problem import Problem
 from odeae.model.state import State
+from odeae.results.checkpoint import Checkpoint
 from odeae.simulation.sources import START
 
 
@@ -84,6 +85,27 @@ def check_same_runs(kept: dict[str, Any], about: dict[str, Any]) -> None:
                 f"`weights` are of runs with another {name.replace('.', ' ', 1)}: "
                 f"{shortened(kept[name])}, got {shortened(value)}; go on with the same"
             )
+
+
+def starting_weights(
+    problem: Problem, state: State | None, weights: Any, seed: int, runs: int, basis: Any
+) -> tuple[Weights, int]:
+    """Return the weights that the runs begin from, a leading axis of runs, and their step.
+
+    `basis`: the eigenvectors, if the runs' weights are in input space.
+    """
+    if isinstance(weights, Checkpoint):
+        return given_weights(problem, weights.weights, runs), weights.step
+    first = 0
+    if weights is not None:
+        start = given_weights(problem, weights, runs)
+    else:
+        start = drawn_weights(problem, state, seed, runs)
+        first = 0 if state is None else int(np.round(float(state.start) * problem.spectrum.dim))
+    if basis is not None:
+        W, V, b, v0 = start
+        start = Weights(W @ basis.T, V @ basis.T, b, None if v0 is None else v0 @ basis.T)
+    return start, first
 
 
 def drawn_weights(problem: Problem, state: State | None, seed: int, runs: int) -> Weights:

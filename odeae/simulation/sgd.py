@@ -1,6 +1,5 @@
 """Online SGD at finite D: what the theory is the limit of, measured in the theory's units."""
 
-import dataclasses
 import json
 import os
 import time
@@ -17,20 +16,18 @@ from odeae.base.checks import flag, whole
 from odeae.base.files import as_path, check_ending, check_output
 from odeae.base.messages import explains_arguments
 from odeae.base.precision import in_float64, is_traced, to_numpy
-from odeae.base.status import Status
 from odeae.base.times import save_times
-from odeae.model.autoencoder import Autoencoder, Weights
-from odeae.model.errors import generalisation_error
-from odeae.model.problem import Problem, leading_spikes, sizes
+from odeae.model.autoencoder import Weights
+from odeae.model.problem import Problem, sizes
 from odeae.model.rule import AbstractRule
 from odeae.model.schedules import check_schedule
-from odeae.model.state import HUGE, Components, Modes, State, order_parameters
+from odeae.model.state import State
 from odeae.results.checkpoint import Checkpoint
 from odeae.results.trajectory import Trajectory, settings_json
-from odeae.simulation.resuming import about_runs, check_same_runs, drawn_weights, given_weights
+from odeae.simulation.measuring import curve_of, meter
+from odeae.simulation.resuming import about_runs, check_same_runs, starting_weights
 from odeae.simulation.sources import (
     NOISE,
-    TEST_NOISE,
     GaussianInputs,
     RealInputs,
     block_length,
@@ -65,33 +62,6 @@ def _advance(rule: AbstractRule, network, weights, x, scale, noise, deviation, f
         return jax.vmap(rule.update, (None, 0, 0, 0, None))(network, weights, target, given, factor)
 
     return jax.lax.fori_loop(span[0], span[1], step, weights)
-
-
-@eqx.filter_jit
-def _measure(network: Autoencoder, weights, inputs, order, leading, basis, test):
-    """Order parameters, error, held-out error and rows of the leading spikes of every run.
-
-    `inputs` have a row for each mode, `order` says which eigenvalue, as given, each mode is.
-    """
-    dim = inputs.rho.shape[0]
-
-    def one(weights, target, given):
-        W, V, b, v0 = weights
-        if basis is not None:
-            W, V = W @ basis, V @ basis
-            v0 = None if v0 is None else v0 @ basis
-        rows = Modes(W.T, V.T / np.sqrt(dim), None if v0 is None else v0 / np.sqrt(dim))
-        rows = jax.tree.map(lambda x: x[order], rows)
-        split = order_parameters(State(rows=rows, n_spikes=inputs.n_spikes, bias=b), inputs)
-        error = generalisation_error(network, split.total(), b, inputs.trace)
-        gap = target - network.output(weights, given)
-        test = jnp.mean(jnp.sum(jnp.square(gap), axis=1)) / (2.0 * dim)
-        along = None
-        if leading is not None:
-            along = Components(rows.encoder[leading], rows.decoder[leading])
-        return split, error, test, along
-
-    return jax.lax.map(lambda args: one(*args), (weights, *test))
 
 
 @explains_arguments
@@ -159,7 +129,7 @@ def simulate(
     """
     if is_traced((problem, state, times)):
         raise ValueError("simulate needs concrete values; it can't be called under jit, vmap, grad")
-    (spectrum, hidden), network = sizes(problem), problem.autoencoder
+    spectrum, hidden = sizes(problem)
     dim = spectrum.dim
     kind = f"SGD on {'Gaussian' if data is None else 'real'} inputs"
     earlier = weights if isinstance(weights, Checkpoint) else None
@@ -186,22 +156,11 @@ def simulate(
 
     rows = None if data is None else check_data(problem, data, flatten)
     basis = None if rows is None else spectrum.basis
-    about, first = about_runs(problem, rows), 0
-    if earlier is not None:
-        if earlier.source != kind:
-            raise ValueError(f"`weights` are of {earlier.source} and can't go on with {kind}")
-        check_same_runs(kept, about)
-        first = earlier.step
-        start = given_weights(problem, earlier.weights, runs)
-    else:
-        if weights is not None:
-            start = given_weights(problem, weights, runs)
-        else:
-            start = drawn_weights(problem, state, seed, runs)
-            first = 0 if state is None else int(np.round(float(state.start) * dim))
-        if basis is not None:
-            W, V, b, v0 = start
-            start = Weights(W @ basis.T, V @ basis.T, b, None if v0 is None else v0 @ basis.T)
+    about = about_runs(problem, rows)
+    if earlier is not None and earlier.source != kind:
+        raise ValueError(f"`weights` are of {earlier.source} and can't go on with {kind}")
+    check_same_runs(kept, about)
+    start, first = starting_weights(problem, state, weights, seed, runs, basis)
     if steps[0] < first:
         whose = "state's" if earlier is None else "weights'"
         raise ValueError(
@@ -212,26 +171,14 @@ def simulate(
         source = GaussianInputs(problem, seed, runs, test_samples)
     else:
         source = RealInputs(problem, seed, runs, test_samples, rows, resample, int(steps[-1]))
-
-    order = np.arange(dim) if spectrum.order is None else spectrum.order
-    leading, rho = leading_spikes(problem), spectrum.eigenvalues() / dim
-    inputs = dataclasses.replace(problem.inputs, rho=rho[order], trace=rho.sum())
-    keys, length = np.arange(runs), block_length(dim)
-    deviation, noise = np.sqrt(problem.noise), None
-    test = (source.test, source.test)
-    if deviation > 0:
-        corruption = normals_of(np.asarray([seed, TEST_NOISE, 0]), keys, source.test.shape[1:])
-        test = (source.test, source.test + deviation * corruption)
-
-    def measured(step: int, now: Weights) -> tuple:
-        values = _measure(network, now, inputs, order, leading, basis, test)
-        return step, now.bias, values
+    measure, advance = meter(problem, source, seed, basis), _stepper(problem, source, seed)
+    own = {"resample": resample, "test_samples": test_samples}
 
     def trajectory(saves: list[tuple], step: int, now: Weights) -> Trajectory:
         """What was saved, and what the weights of this step are, saved or not."""
         if not saves or saves[-1][0] != step:
-            saves = [*saves, measured(step, now)]
-        return _trajectory(
+            saves = [*saves, measure(step, now)]
+        return curve_of(
             problem,
             saves,
             Checkpoint(to_numpy(now), step, seed, kind, json.dumps(about | own)),
@@ -239,42 +186,24 @@ def simulate(
             settings_json(seed=seed, first_step=first, **own),
         )
 
-    own = {"resample": resample, "test_samples": test_samples}
-    saves, loaded, x, written = [], -1, None, time.monotonic()
+    saves, written = [], time.monotonic()
     # one assignment, so that an interrupt finds weights and the step that they are of
     at, now = here = first, jax.tree.map(jnp.asarray, start)
     try:
         with tqdm(total=int(steps[-1]) - first, unit="step", disable=not progress) as bar:
             for target in steps.tolist():
                 while at < target:
-                    block = at // length
-                    if block != loaded:
-                        loaded, x = block, source.block(block)
-                        if deviation > 0:
-                            noise = normals_of(
-                                np.asarray([seed, NOISE, block]), keys, (length, dim)
-                            )
-                    stop, offset = min(target, (block + 1) * length), block * length
-                    here = stop, _advance(
-                        problem.rule, network, now, x, source.scale, noise, deviation,
-                        np.asarray(float(offset)), np.asarray([at - offset, stop - offset]),
-                    )  # fmt: skip
-                    bar.update(stop - at)
+                    here = advance(now, at, target)
+                    bar.update(here[0] - at)
                     at, now = here
                     if checkpoint is not None and time.monotonic() - written > _EVERY:
                         trajectory(saves, at, now).save(checkpoint, overwrite=True)
                         written = time.monotonic()
-                saves.append(measured(at, now))
+                saves.append(measure(at, now))
     except (KeyboardInterrupt, SystemExit) as error:
-        if checkpoint is None:
-            error.add_note("nothing is kept: give simulate a file, checkpoint='runs.nc'")
-        else:
+        if checkpoint is not None:
             trajectory(saves, *here).save(checkpoint, overwrite=True)
-            path = os.fspath(checkpoint)
-            error.add_note(
-                f"the runs to t={here[0] / dim:.6g} are kept in {path!r}: go on with "
-                f"simulate(problem, None, times, weights=odeae.load({path!r}).weights)"
-            )
+        error.add_note(_kept(checkpoint, here[0] / dim))
         raise
     result = trajectory(saves, at, now)
     if checkpoint is not None:
@@ -282,43 +211,44 @@ def simulate(
     return result
 
 
-def _trajectory(
-    problem: Problem, saves: list[tuple], weights: Checkpoint, initial: State | None, settings: str
-) -> Trajectory:
-    """The curve of what was saved (step, bias, values of `_measure`), NaN where a run has ended."""
-    steps, biases, values = zip(*saves, strict=True)
-    split, error, test, along = jax.tree.map(lambda *parts: np.stack(parts, axis=1), *values)
-    bias, used = np.stack(biases, axis=1), np.asarray(steps) / problem.spectrum.dim
-    total = split.total()
-    squares = [problem.spectrum.dim * total.Q0, total.T0]
-    size = np.max([np.einsum("rtkk->rtk", x).max(axis=-1) for x in squares], axis=0)
-    followed = size < HUGE**2  # False for NaN
-    resolved = np.isfinite(error) & np.isfinite(test) & followed
-    good = np.logical_and.accumulate(resolved, axis=1)
-    ended, last = good.all(axis=1), np.maximum(good.sum(axis=1) - 1, 0)
-    # the weights of a run may be fine where the averages of its activation are not resolved
-    stop = np.arange(len(test)), np.argmin(good, axis=1)
-    fine = followed[stop] & np.isfinite(test[stop])
-    status = np.where(fine, Status.UNRESOLVED, Status.DIVERGED)
-    split, error, test, bias, along = jax.tree.map(
-        lambda a: np.where(good.reshape(good.shape + (1,) * (a.ndim - 2)), a, np.nan),
-        (split, error, test, bias, along),
-    )
-    return Trajectory(
-        used,
-        error,
-        split,
-        bias,
-        np.where(ended, Status.OK, status),
-        used[last],
-        problem,
-        test_error=test,
-        components=along,
-        weights=weights,
-        initial=initial,
-        source=weights.source,
-        settings=settings,
-        steps=np.asarray(steps)[last] - json.loads(settings)["first_step"],
+def _stepper(
+    problem: Problem, source: GaussianInputs | RealInputs, seed: int
+) -> Callable[[Weights, int, int], tuple[int, Weights]]:
+    """A function that takes weights on from one step towards another, up to the block's end."""
+    dim, runs = problem.spectrum.dim, len(source.test)
+    length, deviation = block_length(dim), np.sqrt(problem.noise)
+    drawn: dict[int, tuple] = {}  # the inputs and the noise of the last block
+
+    def inputs(block: int) -> tuple:
+        if block not in drawn:
+            drawn.clear()
+            noise = None
+            if deviation > 0:
+                key = np.asarray([seed, NOISE, block])
+                noise = normals_of(key, np.arange(runs), (length, dim))
+            drawn[block] = source.block(block), noise
+        return drawn[block]
+
+    def advance(weights: Weights, at: int, target: int) -> tuple[int, Weights]:
+        block = at // length
+        stop, offset = min(target, (block + 1) * length), block * length
+        x, noise = inputs(block)
+        return stop, _advance(
+            problem.rule, problem.autoencoder, weights, x, source.scale, noise, deviation,
+            np.asarray(float(offset)), np.asarray([at - offset, stop - offset]),
+        )  # fmt: skip
+
+    return advance
+
+
+def _kept(checkpoint: Any, reached: float) -> str:
+    """What an interrupt says of the runs."""
+    if checkpoint is None:
+        return "nothing is kept: give simulate a file, checkpoint='runs.nc'"
+    path = os.fspath(checkpoint)
+    return (
+        f"the runs to t={reached:.6g} are kept in {path!r}: go on with "
+        f"simulate(problem, None, times, weights=odeae.load({path!r}).weights)"
     )
 
 
