@@ -9,7 +9,7 @@ A mode of map 0 is not learnt, a mode of map 1 is passed on in full.
 Source: Pretorius, Kroon & Kamper, ICML 2018, supplement F; docs/theory.md 9.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,13 +24,8 @@ from odeae.base.times import save_times
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.initial import check_weights
 from odeae.model.problem import Problem, sizes
-from odeae.results.checkpoint import Checkpoint
+from odeae.results.checkpoint import Checkpoint, GivenWeights
 from odeae.results.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    GivenWeights = Checkpoint | tuple[ArrayLike | None, ...]  # Weights are such a tuple
-else:
-    GivenWeights = Any  # the errors of this module, which are written for people, come first
 
 # Part of the samples' variance below which a mode has only rounding errors of its eigenvector.
 _NO_VARIANCE = 1e-13

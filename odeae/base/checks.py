@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from odeae.base.messages import shortened
-from odeae.base.precision import Real, as_float, is_traced
+from odeae.base.precision import ArrayLike, Real, as_float, is_traced
 
 
 def scalar(
@@ -27,6 +27,14 @@ def scalar(
     if at_least is not None and not number >= at_least:
         want = "zero or positive" if at_least == 0 else f"at least {at_least:g}"
         raise ValueError(f"`{name}` must be {want}, got {float(number):g}")
+    return number
+
+
+def tolerance(rtol: ArrayLike) -> Real:
+    """Return a relative tolerance, positive and at most 0.1; a tracer passes unchecked."""
+    number = scalar("rtol", rtol, above=0.0)
+    if not is_traced(number) and number > 0.1:
+        raise ValueError(f"`rtol` must be at most 0.1, got {float(number):g}")
     return number
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from odeae.base.checks import close, grain_of, numbers, scalar
 from odeae.base.messages import explains_arguments, html_table
-from odeae.base.precision import Real, in_float64, is_traced
+from odeae.base.precision import ArrayLike, Real, in_float64, is_traced
 from odeae.model.autoencoder import Autoencoder
 from odeae.model.descriptions import describe_problem
 from odeae.model.errors import generalisation_error
@@ -42,7 +42,7 @@ class Problem(eqx.Module):
         spectrum: Spectrum,
         autoencoder: Autoencoder,
         rule: AbstractRule | None = None,
-        noise: Any = 0.0,
+        noise: ArrayLike = 0.0,
     ):
         for name, value, kind in (
             ("spectrum", spectrum, Spectrum),
@@ -66,13 +66,13 @@ class Problem(eqx.Module):
             )
         self.rule.check(autoencoder)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Problem({'; '.join(f'{n}: {text}' for n, text in describe_problem(self).items())})"
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "\n".join(["Problem", *(f"  {n:<8} {x}" for n, x in describe_problem(self).items())])
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return html_table("Problem", describe_problem(self).items())
 
     @property
@@ -106,7 +106,7 @@ class Problem(eqx.Module):
         return _error(self.autoencoder, self.inputs, state)
 
     @in_float64
-    def drift(self, state: State, t: Any = None) -> State:
+    def drift(self, state: State, t: ArrayLike | None = None) -> State:
         """d(state)/dt at t = steps/D, by default the state's own, which a schedule looks at."""
         state = check_state(self, state)
         t = scalar("t", state.start if t is None else t, at_least=0.0)
@@ -128,7 +128,7 @@ def _drift(rule, network, inputs, state, t):
     return rule.drift(network, inputs, state, rule.factor(t))
 
 
-def sizes(problem: Any) -> tuple[Spectrum, int]:
+def sizes(problem: Problem) -> tuple[Spectrum, int]:
     """Spectrum and number of hidden neurons of a problem; raises `ValueError` for anything else."""
     if not isinstance(problem, Problem):
         order = "; the order is problem, state, times" if isinstance(problem, State) else ""

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
 from odeae.base.messages import counted
+from odeae.base.precision import ArrayLike
 from odeae.model.autoencoder import Weights
 
 
@@ -42,3 +44,9 @@ class Checkpoint(eqx.Module):
             f"Checkpoint({counted(runs, 'run')} of {self.source}, K={hidden}, D={dim}, after "
             f"{counted(self.step, 'step')}, seed {self.seed})"
         )
+
+
+if TYPE_CHECKING:
+    GivenWeights = Checkpoint | tuple[ArrayLike | None, ...]  # Weights are such a tuple
+else:
+    GivenWeights = Any  # our own errors, which are written for people, come first

@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odeae.averages.activation import AbstractActivation
 from odeae.base.checks import flag
 from odeae.base.files import (
     ENDINGS,
@@ -22,6 +24,7 @@ from odeae.base.files import (
 )
 from odeae.base.messages import nearest, shortened
 from odeae.base.version import __version__
+from odeae.model.rule import AbstractRule
 from odeae.model.spectrum import Spectrum
 from odeae.results.aligned import AlignedTrajectory
 from odeae.results.restoring import Contradiction, restored_problem, unchecked
@@ -35,7 +38,7 @@ FORMAT = "odeae trajectory, version 2"
 
 
 def save_all(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     trajectories: dict[str | None, Trajectory],
     overwrite: bool = False,
     *,
@@ -118,11 +121,11 @@ def _write_table(path: Path, trajectories: dict[str | None, Trajectory]) -> None
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     group: str | None = None,
-    activation: Any = None,
-    schedule: Any = None,
-    rule: Any = None,
+    activation: str | AbstractActivation | None = None,
+    schedule: Callable[[Any], Any] | None = None,
+    rule: AbstractRule | None = None,
 ) -> Trajectory:
     """Return the `Trajectory` that was saved at `path` (in `group`), bit for bit.
 
@@ -161,7 +164,7 @@ def load(
         raise ValueError(f"can't read {str(path)!r}: {error}") from error
 
 
-def groups(path: str | os.PathLike) -> list[str]:
+def groups(path: str | os.PathLike[str]) -> list[str]:
     """Names of the trajectories that `save_all` wrote into one file; [] for one of its own.
 
     Raises the errors of `load` for files that odeae can't read.
@@ -169,7 +172,7 @@ def groups(path: str | os.PathLike) -> list[str]:
     return [name for name in _check(path, None) if name]
 
 
-def _check(path: str | os.PathLike, group: str | None) -> list[str]:
+def _check(path: str | os.PathLike[str], group: str | None) -> list[str]:
     """Names of the trajectories of a file, "" for one of its own, if `group` is one of them."""
     if as_path("path", path).suffix == ".zarr":
         raise ValueError(f"{str(path)!r} is the store of a sweep: open it by odeae.open_sweep")
@@ -209,7 +212,7 @@ def _check(path: str | os.PathLike, group: str | None) -> list[str]:
     return list(found)
 
 
-def _attributes(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
+def _attributes(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """The attributes of each trajectory in a file, by its group, "" for one of its own."""
     import h5py
 

@@ -30,6 +30,7 @@ from odeae.results.several import ENSEMBLE, Index, picked
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
 
 
 @eqx.filter_jit
@@ -145,7 +146,7 @@ class Trajectory(eqx.Module):
         }
 
     @property
-    def ok(self) -> Any:
+    def ok(self) -> bool | Real:
         """Whether the curve, or every one of several, came to its last time: status OK.
 
         A bool; under a transformation a traced one.
@@ -232,11 +233,11 @@ class Trajectory(eqx.Module):
         rank = self.problem.autoencoder.hidden
         return self.error - np.asarray(self.problem.spectrum.pca_error(rank))[..., None]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         title, rows = described(self)
         return "\n".join([f"Trajectory: {title}", *(f"  {n:<8} {text}" for n, text in rows)])
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         title, rows = described(self)
         return html_table(f"Trajectory: {title}", rows)
 
@@ -263,7 +264,7 @@ class Trajectory(eqx.Module):
         """What one of several curves is called: "lane", "member" or "run"."""
         return {"theory": "lane", ENSEMBLE: "member"}.get(self.source, "run")
 
-    def plot(self, ax: Any = None, **kwargs: Any) -> Any:
+    def plot(self, ax: "Axes | None" = None, **kwargs: Any) -> "Axes":
         """Draw the error curve with the PCA levels; returns the Axes. See `odeae.plot`."""
         from odeae.plotting.curves import plot
 
@@ -299,7 +300,7 @@ class Trajectory(eqx.Module):
         return to_xarray(self, basis)
 
     def save(
-        self, path: str | os.PathLike, overwrite: bool = False, *, basis: bool = False
+        self, path: str | os.PathLike[str], overwrite: bool = False, *, basis: bool = False
     ) -> None:
         """Write this trajectory to a file, whole or not at all.
 

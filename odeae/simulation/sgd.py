@@ -15,14 +15,15 @@ from tqdm import tqdm
 from odeae.base.checks import flag, whole
 from odeae.base.files import as_path, check_ending, check_output
 from odeae.base.messages import explains_arguments
-from odeae.base.precision import in_float64, is_traced, to_numpy
+from odeae.base.precision import ArrayLike, in_float64, is_traced, to_numpy
+from odeae.base.rows import Data
 from odeae.base.times import save_times
 from odeae.model.autoencoder import Weights
 from odeae.model.problem import Problem, sizes
 from odeae.model.rule import AbstractRule
 from odeae.model.schedules import check_schedule
 from odeae.model.state import State
-from odeae.results.checkpoint import Checkpoint
+from odeae.results.checkpoint import Checkpoint, GivenWeights
 from odeae.results.trajectory import Trajectory, settings_json
 from odeae.simulation.measuring import curve_of, meter
 from odeae.simulation.resuming import about_runs, check_same_runs, starting_weights
@@ -69,16 +70,16 @@ def _advance(rule: AbstractRule, network, weights, x, scale, noise, deviation, f
 def simulate(
     problem: Problem,
     state: State | None,
-    times: Any,
+    times: ArrayLike,
     runs: int | None = None,
     seed: int | None = None,
-    data: Any = None,
-    weights: Any = None,
+    data: Data | None = None,
+    weights: Checkpoint | GivenWeights | None = None,
     *,
     resample: bool | None = None,
     test_samples: int | None = None,
     flatten: bool = False,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Trajectory:
@@ -145,11 +146,11 @@ def simulate(
     test_samples = whole(
         "test_samples", kept.get("test_samples", 500) if test_samples is None else test_samples
     )
-    times = save_times(times)
+    asked = save_times(times)
     copies = 1 if problem.noise == 0 else 2  # of the inputs
-    check_size(runs, dim, 2 * hidden, copies * (block_length(dim) + test_samples), times[-1])
-    steps = np.unique(np.round(np.asarray(times) * dim).astype(np.int64))
-    check_schedule(problem.rule.schedule, times[-1])
+    check_size(runs, dim, 2 * hidden, copies * (block_length(dim) + test_samples), asked[-1])
+    steps = np.unique(np.round(np.asarray(asked) * dim).astype(np.int64))
+    check_schedule(problem.rule.schedule, asked[-1])
     if checkpoint is not None:
         checkpoint = check_ending(as_path("checkpoint", checkpoint), (".nc",))
         check_output(checkpoint, overwrite)
@@ -165,7 +166,7 @@ def simulate(
         whose = "state's" if earlier is None else "weights'"
         raise ValueError(
             f"`times` must not begin before the {whose} own time {first / dim:.6g}, got "
-            f"{times[0]:g}"
+            f"{asked[0]:g}"
         )
     if rows is None:
         source = GaussianInputs(problem, seed, runs, test_samples)

@@ -65,7 +65,7 @@ class Store:
 
 @contextlib.contextmanager
 def open_store(
-    path: str | os.PathLike, layout: Layout, check: _Check | None = None
+    path: str | os.PathLike[str], layout: Layout, check: _Check | None = None
 ) -> Iterator[Store]:
     """Create the store `path` or go on with it, alone: nobody else can open it until the end.
 
@@ -190,7 +190,7 @@ class _Source(NamedTuple):
         return filled, made
 
 
-def open_sweep(path: str | os.PathLike) -> "xarray.Dataset":
+def open_sweep(path: str | os.PathLike[str]) -> "xarray.Dataset":
     """Open the store of a sweep, as `sweep(..., store=path)` returned it.
 
     Every block (a chunk of the curves) is read once and compared with its digest. What the
@@ -228,7 +228,7 @@ def open_sweep(path: str | os.PathLike) -> "xarray.Dataset":
     return opened(folder)
 
 
-def opened(path: str | os.PathLike) -> "xarray.Dataset":
+def opened(path: str | os.PathLike[str]) -> "xarray.Dataset":
     """The dataset of a store whose blocks were checked, as `sweep` gives it from memory."""
     import xarray
 
@@ -245,7 +245,7 @@ def opened(path: str | os.PathLike) -> "xarray.Dataset":
     )
 
 
-def _local(path: str | os.PathLike) -> Path:
+def _local(path: str | os.PathLike[str]) -> Path:
     if re.match(r"[A-Za-z][A-Za-z0-9+.:-]+:/", os.fspath(path)):
         raise ValueError(
             f"the store must be a path on a local disk, got {os.fspath(path)!r}: "

@@ -7,13 +7,15 @@ import importlib.metadata
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import diffrax
 import numpy as np
 
-from odeae.base.checks import flag, scalar, warn, whole
+from odeae.base.checks import flag, scalar, tolerance, warn, whole
 from odeae.base.messages import explains_arguments, one_of
+from odeae.base.precision import ArrayLike
 from odeae.base.times import save_times
 from odeae.base.version import __version__
 from odeae.model.problem import Problem
@@ -40,15 +42,15 @@ MOST_BUILT = 256  # points that are built in advance to see how wide their netwo
 @explains_arguments
 def sweep(
     build: Callable[..., tuple[Problem, State]],
-    grid: dict[str, Any],
-    times: Any,
+    grid: Mapping[str, ArrayLike | Sequence[Any]],
+    times: ArrayLike,
     zip: bool = False,
-    store: str | os.PathLike | None = None,
+    store: str | os.PathLike[str] | None = None,
     *,
-    save: Any = (),
-    rtol: Any = 1e-6,
-    atol: Any = None,
-    solver: Any = None,
+    save: str | Sequence[str] = (),
+    rtol: ArrayLike = 1e-6,
+    atol: ArrayLike | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     max_steps: int | None = None,
     chunk: int | None = None,
     workers: int | None = None,
@@ -183,9 +185,7 @@ def _plan(build, grid, times, zipped, save, rtol, atol, solver, max_steps, chunk
     if not callable(build):
         raise ValueError(f"`build` must be a function of the parameters, got {build!r:.60}")
     columns = columns_of(grid, zipped)
-    rtol = scalar("rtol", rtol, above=0.0)
-    if rtol > 0.1:
-        raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
+    rtol = tolerance(rtol)
     if not np.iterable(save):
         raise ValueError(f"`save` must hold names such as 'Q1', got {save!r:.60}")
     names = (save,) if isinstance(save, str) else tuple(save)

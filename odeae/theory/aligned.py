@@ -6,7 +6,6 @@ Errors are sums of what is left to explain: one of 1e-20 has as many digits as o
 """
 
 import dataclasses
-from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -15,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeae.averages.activation import has_zero_mean
-from odeae.base.checks import array, flag, numbers, scalar, whole
+from odeae.base.checks import array, flag, numbers, tolerance, whole
 from odeae.base.messages import explains_arguments, shortened
-from odeae.base.precision import in_float64, is_traced
+from odeae.base.precision import ArrayLike, in_float64, is_traced
 from odeae.base.status import Status
 from odeae.base.times import save_times
 from odeae.model.initial import state_on_spikes
@@ -39,12 +38,12 @@ from odeae.theory.strategy import MAX_STEPS
 @in_float64
 def predict_aligned(
     problem: Problem,
-    times: Any,
-    encoder: Any = None,
-    decoder: Any = 1.0,
-    bias: Any = 0.0,
+    times: ArrayLike,
+    encoder: ArrayLike | None = None,
+    decoder: ArrayLike = 1.0,
+    bias: ArrayLike = 0.0,
     *,
-    rtol: Any = 1e-8,
+    rtol: ArrayLike = 1e-8,
     throw: bool = True,
     max_steps: int | None = None,
 ) -> AlignedTrajectory:
@@ -87,19 +86,17 @@ def predict_aligned(
     """
     spectrum, hidden = sizes(problem)
     check_invariant(problem)
-    times = save_times(times)
+    saved = save_times(times)
     throw = flag("throw", throw)
-    rtol = scalar("rtol", rtol, above=0.0)
-    if not is_traced(rtol) and rtol > 0.1:
-        raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
+    relative = tolerance(rtol)
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
-    check_schedule(problem.rule.schedule, times[-1])
-    warn_outside(problem, times[-1])
+    check_schedule(problem.rule.schedule, saved[-1])
+    warn_outside(problem, saved[-1])
     start, biased = _start(problem, encoder, decoder, bias)
     rho = spectrum.spikes[:hidden]
     equations = Reduced(problem.rule, problem.autoencoder, rho, problem.inputs.noise, biased)
     others, above = beyond_first_spikes(spectrum, hidden)
-    done = _solve(equations, start, times, rtol, max_steps)
+    done = _solve(equations, start, saved, relative, max_steps)
     y, excess, status, stop_time, last, steps = done
     if not is_traced(status) and throw and (ended := Status(int(status))) is not Status.OK:
         message = ended.message(float(stop_time))
@@ -108,7 +105,7 @@ def predict_aligned(
     b = jnp.where(jnp.isfinite(alpha), 0.0, jnp.nan) if b is None else b
     return aligned_trajectory(
         problem if not is_traced((status, y)) else problem.without_basis(),
-        times,
+        saved,
         alpha,
         beta,
         b,
@@ -118,7 +115,7 @@ def predict_aligned(
         stop_time=stop_time,
         initial=state_on_spikes(problem, *equations.parts(start)),
         final=dataclasses.replace(state_on_spikes(problem, *equations.parts(last)), time=stop_time),
-        settings=settings_json(rtol=rtol, solver="Rodas4", max_steps=max_steps),
+        settings=settings_json(rtol=relative, solver="Rodas4", max_steps=max_steps),
         steps=steps,
     )
 

@@ -3,13 +3,14 @@
 import json
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import numpy as np
 
 from odeae.base.checks import flag, whole
 from odeae.base.messages import explains_arguments
-from odeae.base.precision import in_float64, is_traced
+from odeae.base.precision import ArrayLike, in_float64, is_traced
 from odeae.base.times import save_times
 from odeae.model.initial import random_state
 from odeae.model.problem import Problem, sizes
@@ -22,16 +23,16 @@ from odeae.theory.predict import predict
 @in_float64
 def ensemble(
     problem: Problem,
-    times: Any,
+    times: ArrayLike,
     members: int = 32,
-    encoder_std: Any = None,
-    decoder_std: Any = 0.1,
-    bias: Any = 0.0,
+    encoder_std: ArrayLike | None = None,
+    decoder_std: ArrayLike = 0.1,
+    bias: ArrayLike = 0.0,
     seed: int = 0,
     *,
-    rtol: Any = 1e-6,
-    atol: Any = None,
-    solver: Any = None,
+    rtol: ArrayLike = 1e-6,
+    atol: ArrayLike | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     max_steps: int | None = None,
     densities: bool = False,
     diffusion: bool = False,

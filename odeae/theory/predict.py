@@ -7,9 +7,9 @@ import diffrax
 import jax
 import numpy as np
 
-from odeae.base.checks import flag, scalar, whole
+from odeae.base.checks import flag, scalar, tolerance, whole
 from odeae.base.messages import explains_arguments
-from odeae.base.precision import Real, is_traced, to_numpy
+from odeae.base.precision import ArrayLike, Real, is_traced, to_numpy
 from odeae.base.status import Status
 from odeae.base.times import save_times
 from odeae.model.gradient_noise import refusal
@@ -22,7 +22,7 @@ from odeae.theory.regime import warn_outside
 from odeae.theory.strategy import MAX_STEPS, check_solver, solved_by_strategy
 
 
-def start_of(state: State, start_time: Any, times: Any) -> Real:
+def start_of(state: State, start_time: ArrayLike | None, times: Real) -> Real:
     """Return the time at which a solve of `state` starts.
 
     Raises `ValueError` if `times` begin before it.
@@ -41,14 +41,14 @@ def start_of(state: State, start_time: Any, times: Any) -> Real:
 def predict(
     problem: Problem,
     state: State,
-    times: Any,
-    rtol: Any = 1e-6,
-    atol: Any = None,
+    times: ArrayLike,
+    rtol: ArrayLike = 1e-6,
+    atol: ArrayLike | None = None,
     throw: bool = True,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     max_steps: int | None = None,
     densities: bool = False,
-    start_time: Any = None,
+    start_time: ArrayLike | None = None,
     *,
     diffusion: bool = False,
     adjoint: diffrax.AbstractAdjoint | None = None,
@@ -110,21 +110,19 @@ def predict(
     if diffusion and state.diffusion is None:
         none = np.zeros((problem.autoencoder.hidden,) * 2)
         begin = dataclasses.replace(state, diffusion=none)
-    times = save_times(times)
-    start = start_of(state, start_time, times)
-    rtol = scalar("rtol", rtol, above=0.0)
-    if not is_traced(rtol) and rtol > 0.1:
-        raise ValueError(f"`rtol` must be at most 0.1, got {float(rtol):g}")
-    atol = None if atol is None else scalar("atol", atol, above=0.0)
+    saved = save_times(times)
+    start = start_of(state, start_time, saved)
+    relative = tolerance(rtol)
+    absolute = None if atol is None else scalar("atol", atol, above=0.0)
     if solver is not None:
         check_solver(solver)
     max_steps = MAX_STEPS if max_steps is None else whole("max_steps", max_steps)
-    check_schedule(problem.rule.schedule, times[-1])
-    warn_outside(problem, times[-1], diffusion)
+    check_schedule(problem.rule.schedule, saved[-1])
+    warn_outside(problem, saved[-1], diffusion)
     bins = problem.without_basis().spectrum if densities else None
     equations = equations_of(problem, bins, leading_spikes(problem), diffusion)
     done, name = solved_by_strategy(
-        equations, begin, start, times, rtol, atol, solver, max_steps,
+        equations, begin, start, saved, relative, absolute, solver, max_steps,
         adjoint, diffrax.TqdmProgressMeter() if progress else None,
     )  # fmt: skip
     status, stop_time = done.status, done.stop_time
@@ -134,7 +132,7 @@ def predict(
         message = ended.message(float(stop_time))
         raise RuntimeError(f"the solve {message}. In Python throw=False keeps the part before")
     return Trajectory(
-        times,
+        saved,
         done.error,
         done.parameters,
         done.bias,
@@ -148,8 +146,8 @@ def predict(
         initial=state,
         final=dataclasses.replace(equations.layout.unpack(done.last), time=done.last_time),
         settings=settings_json(
-            rtol=rtol,
-            atol=atol,
+            rtol=relative,
+            atol=absolute,
             solver=name,
             max_steps=max_steps,
             diffusion=diffusion,

@@ -104,7 +104,7 @@ def solve_each(
 
 def solve_alone(
     equations: Equations, state: State, times: Real, rtol: Real, atol: Real | None,
-    solver: diffrax.AbstractSolver | None, max_steps: int, names: tuple[str, ...] = (),
+    solver: diffrax.AbstractSolver[Any] | None, max_steps: int, names: tuple[str, ...] = (),
 ) -> tuple[dict[str, Real], Real, Real, Real]:  # fmt: skip
     """The same for one problem, as `predict` solves it, with an end where a mode was lost."""
     given = equations, state, state.start, times, rtol, atol
