@@ -34,7 +34,7 @@ SHARES = {
 }
 SIZES = {"sweep": 64}
 FEW = 16
-PATIENCE = 600.0  # seconds without a word from a process, which is then ended: something hangs
+PATIENCE = 1800.0  # seconds without a word from a process, which is then ended: something hangs
 
 
 def prepare() -> None:
