@@ -20,3 +20,6 @@ from odeae.linear.rates import fixed_point as fixed_point
 from odeae.linear.rates import mode_loss as mode_loss
 from odeae.linear.rates import optimal_rate as optimal_rate
 from odeae.linear.rates import optimal_rate_ratio as optimal_rate_ratio
+from odeae.results.aligned import AlignedTrajectory
+
+AlignedCurve = AlignedTrajectory  # the name of the result of `aligned_curve`
