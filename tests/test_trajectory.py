@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import xarray as xr
 
 import odeae
 from odeae.averages.activation import AbstractActivation
@@ -161,6 +162,8 @@ def test_several_trajectories_share_a_file_and_order_and_eigenvalues_come_back(t
             back = odeae.load(tmp_path / "both.nc", group=name)
             bare = eqx.tree_at(lambda t: t.problem.spectrum.basis, curve, None, is_leaf=_is_none)
             assert eqx.tree_equal(back, bare) is True
+        with xr.open_datatree(tmp_path / "both.nc", engine="h5netcdf") as tree:
+            np.testing.assert_array_equal(tree["runs"].error, runs.error)
         again = odeae.predict(back.problem, back.initial, back.times)
         np.testing.assert_array_equal(again.error, both["theory"].error)
 
