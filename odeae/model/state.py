@@ -162,8 +162,9 @@ def _cut(rows: Modes, part: slice) -> Modes:
             "`spikes` and `bulk` are views of a State's rows, which tree_at can't replace; write "
             "dataclasses.replace(state, spikes=odeae.Modes(encoder, decoder))"
         )
-    output = None if rows.output is None else rows.output[..., part]
-    return Modes(rows.encoder[..., part, :], rows.decoder[..., part, :], output)
+    (encoder, decoder, *output), kind = jax.tree.flatten(rows)
+    matrices = [x[..., part, :] for x in (encoder, decoder)]
+    return jax.tree.unflatten(kind, [*matrices, *(x[..., part] for x in output)])
 
 
 class OutputOverlaps(eqx.Module):

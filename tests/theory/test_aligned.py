@@ -496,7 +496,7 @@ def random(p, seed=3):
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in DECODERS]
 )
 def test_no_direction_of_the_decoder_is_downhill(name):
-    """The drift of SGD at rate 1 is minus the gradient of the error (tests/test_rules.py)."""
+    """The drift of SGD at rate 1 is minus the gradient of the error (tests/model/test_rules.py)."""
     p = DECODERS[name]
     start = random(p)
     best = best_decoder(p, start)

@@ -389,7 +389,8 @@ SMALL = layout(lanes=(2, 2), chunk=(1, 2))
 def start(call, *args):
     """Start a function of this file in a process of its own."""
     command = [sys.executable, "-c", f"import sys, test_store; test_store.{call}(*sys.argv[1:])"]
-    env = {**os.environ, "PYTHONPATH": plain.PATHS}
+    here = os.path.dirname(__file__)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([plain.PATHS, here])}
     pipes = {"stdout": subprocess.PIPE, "stdin": subprocess.PIPE}
     return subprocess.Popen([*command, *map(str, args)], env=env, text=True, **pipes)
 

@@ -52,7 +52,7 @@ SCRIPT: dict = {"__name__": "__main__"}  # functions of a script travel by value
 exec(MAKE, SCRIPT)
 build, TIMES, SAVE = SCRIPT["build"], SCRIPT["TIMES"], SCRIPT["SAVE"]
 LR = np.geomspace(0.5, 4.0, 8)
-ROOT = str(Path(__file__).parent.parent)
+ROOT = str(Path(__file__).parents[2])
 
 sweep = functools.partial(odeae.sweep, build, times=TIMES, save=SAVE, chunk=8)
 

@@ -26,7 +26,7 @@ pytest.importorskip("distributed")
 pytest.importorskip("submitit")
 psutil = pytest.importorskip("psutil")
 
-ROOT = str(Path(__file__).parent.parent)
+ROOT = str(Path(__file__).parents[2])
 ENV = {**os.environ, "PYTHONPATH": ROOT, "JAX_PLATFORMS": "cpu"}
 ENV.pop("EQX_ON_ERROR", None)
 ENV["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "1"  # deaths for one task, by default 3

@@ -24,7 +24,7 @@ from odeae.averages.special import bvn_cdf
 
 pytestmark = pytest.mark.sampled
 
-TABLE = json.loads((Path(__file__).parent / "data" / "averages.json").read_text())
+TABLE = json.loads((Path(plain.__file__).parent / "data" / "averages.json").read_text())
 TABLE["linear"] = [oracles.averages("linear", point) for point in TABLE["pairs"]]
 CLOSED = {"erf": Erf(), "relu": ReLU(), "linear": Linear()}
 NAMES = ("c", "c_q", "c_b", "G", "P", "S", "B")

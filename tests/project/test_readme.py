@@ -10,7 +10,7 @@ import pytest
 
 import odeae
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def blocks(language):

@@ -182,7 +182,7 @@ def test_deviation_from_theory_falls_as_one_over_dim(monkeypatch):
 
     Statistic: error minus the theory's, mean over t = 31 … 40 (all is learnt) and over 16 runs.
     """
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     finite_size = importlib.import_module("finite_size")
     for dim in (100, 200, 400):
         values = dim * finite_size.deviations(dim, 16)

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 import odeae
 
-PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 
 
 @pytest.fixture(scope="module")

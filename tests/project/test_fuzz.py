@@ -4,7 +4,7 @@ from pathlib import Path
 
 import plain
 
-BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
+BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 
 
 def test_random_problems(monkeypatch):
