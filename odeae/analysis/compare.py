@@ -46,6 +46,10 @@ class Comparison:
         finite_size: A number that is at most 0.4 for a problem within the theory's regime.
         outside: Why the problem lies outside of the regime; empty within.
         left_out: How many runs did not finish and were left out.
+
+    Example:
+        >>> comparison = odeae.compare(theory, runs)
+        >>> comparison.verdict, comparison.visible / comparison.learnable
     """
 
     times: np.ndarray

@@ -24,12 +24,22 @@ from odeae.model.state import Inputs, Modes, OrderParameters, State, order_param
 class Problem(eqx.Module):
     """A spectrum, an autoencoder and a learning rule: all that a curve depends on but its start.
 
-    `noise`: variance s² of isotropic Gaussian noise added to each entry of the input, but not to
-    the target (denoising); the theory holds for s² = O(1), and for s² = O(D) as the limit of small
-    rates (docs/theory.md 5). May be traced.
+    Args:
+        spectrum: The eigenvalues of the inputs' covariance.
+        autoencoder: The network.
+        rule: How the network learns, `SGD()` by default.
+        noise: Variance s² of isotropic Gaussian noise added to each entry of the input, but not to
+            the target (denoising). The theory holds for s² = O(1), and for s² = O(D) as the limit
+            of small rates (docs/theory.md 5). May be traced.
 
-    Raises `ValueError` if there are more neurons than modes, for negative noise, and for networks
-    that the rule can't train.
+    Raises:
+        ValueError: If there are more neurons than modes, for negative noise, and for networks that
+            the rule can't train.
+
+    Example:
+        >>> spectrum = odeae.Spectrum.spiked([1.0, 0.6, 0.3], dim=1000, bulk=1.0)
+        >>> problem = odeae.Problem(spectrum, odeae.Autoencoder(2), odeae.SGD(lr=0.5))
+        >>> problem.error(odeae.random_state(problem))
     """
 
     spectrum: Spectrum

@@ -39,10 +39,15 @@ class Inputs(eqx.Module):
 
 
 class Modes(eqx.Module):
-    """Encoder rows w and decoder rows u of N modes, each (N, K) (docs/theory.md 2).
+    """Rows of N modes: where the neurons' weights point along each mode (docs/theory.md 2).
 
-    w_τ = (ψ_τ·w_k)_k is not scaled; u_τ = (ψ_τ·v_k)_k/√D: both are O(1) on a spike. `output` (N,):
-    u_0 = ψ_τ·v_0/√D, None for networks without an output bias.
+    Attributes:
+        encoder: (N, K), w_τ = (ψ_τ·w_k)_k, not scaled; O(1) on a spike.
+        decoder: (N, K), u_τ = (ψ_τ·v_k)_k/√D; O(1) on a spike.
+        output: (N,), u_0 = ψ_τ·v_0/√D; None for networks without an output bias.
+
+    Example:
+        >>> odeae.random_state(problem).spikes.decoder
     """
 
     encoder: Batched
@@ -69,6 +74,11 @@ class State(eqx.Module):
             fresh state.
         rows: All rows instead of `spikes` and `bulk`, the first `n_spikes` of them spikes.
         n_spikes: Goes with `rows`.
+
+    Example:
+        >>> state = odeae.random_state(problem)
+        >>> silent = odeae.Modes(0.0 * state.spikes.encoder, state.spikes.decoder)
+        >>> other = dataclasses.replace(state, spikes=silent)
     """
 
     rows: Modes
@@ -181,9 +191,14 @@ class OutputOverlaps(eqx.Module):
 class Overlaps(eqx.Module):
     """Order parameters (…, K, K) of one part of the spectrum, in the paper's normalisation.
 
-    Q1 = Σ ρ̃ w wᵀ = W Ω Wᵀ/D, R1 = Σ ρ̃ u wᵀ = V Ω Wᵀ/D^{3/2}, T1 = Σ ρ̃ u uᵀ = V Ω Vᵀ/D²,
-    T0 = Σ u uᵀ = V Vᵀ/D, Q0 = Σ w wᵀ/D = W Wᵀ/D. With inputs corrupted at variance s², Q1 is
-    the covariance of the fields they make, W (Ω + s²) Wᵀ/D. `output`: of an output bias, or None.
+    Attributes:
+        Q1: Σ ρ̃ w wᵀ = W Ω Wᵀ/D. With inputs corrupted at variance s², the covariance of the
+            neurons' fields, W (Ω + s²) Wᵀ/D.
+        R1: Σ ρ̃ u wᵀ = V Ω Wᵀ/D^{3/2}.
+        T1: Σ ρ̃ u uᵀ = V Ω Vᵀ/D².
+        T0: Σ u uᵀ = V Vᵀ/D.
+        Q0: Σ w wᵀ/D = W Wᵀ/D.
+        output: The overlaps of an output bias, or None.
     """
 
     Q1: Batched
@@ -195,7 +210,15 @@ class Overlaps(eqx.Module):
 
 
 class OrderParameters(eqx.Module):
-    """Order parameters, split into spikes and bulk; `total()` is their sum."""
+    """Order parameters, split into spikes and bulk; `total()` is their sum.
+
+    Attributes:
+        spikes: Overlaps of the rows of the spikes.
+        bulk: Overlaps of the rows of the bulk.
+
+    Example:
+        >>> problem.order_parameters(state).total().Q1
+    """
 
     spikes: Overlaps
     bulk: Overlaps
@@ -214,7 +237,15 @@ class ModeDensities(eqx.Module):
 
 
 class Densities(eqx.Module):
-    """The paper's densities, split into spikes (one each) and bulk (one per bin)."""
+    """The paper's densities q = w wᵀ, r = u wᵀ, t = u uᵀ, (…, modes, K, K).
+
+    Attributes:
+        spikes: `q`, `r`, `t` of each spike.
+        bulk: Those of the mean mode of each bin.
+
+    Example:
+        >>> odeae.predict(problem, state, times, densities=True).densities.bulk.q
+    """
 
     spikes: ModeDensities
     bulk: ModeDensities

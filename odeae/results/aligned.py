@@ -20,6 +20,9 @@ class AlignedTrajectory(Trajectory):
     Attributes:
         encoder: (T, K), α_k, the entry of w_k on spike k.
         decoder: (T, K), β_k, the entry of u_k on spike k.
+
+    Example:
+        >>> odeae.predict_aligned(problem, odeae.log_times(1e6), 1.0, 0.5).product[-1]
     """
 
     encoder: Float[Real, "*batch times hidden"] | None = None

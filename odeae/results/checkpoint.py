@@ -14,12 +14,22 @@ from odeae.model.autoencoder import Weights
 
 
 class Checkpoint(eqx.Module):
-    """Where simulated runs stand: weights (runs, K, D), steps done, seed, kind of inputs.
+    """Where simulated runs stand.
 
     Pass it to `simulate(..., weights=...)` to go on exactly as if the runs had not been stopped.
-    The weights are in the eigenbasis for Gaussian inputs; for real inputs in input space, because
-    an eigenbasis that is computed again may have other signs. `about`: what the runs belong to,
-    as JSON: their problem and data in few numbers, by which `simulate` knows them again.
+
+    Attributes:
+        weights: W and V (runs, K, D), biases (runs, K), output bias (runs, D) or None: in the
+            eigenbasis for Gaussian inputs; for real inputs in input space, because an eigenbasis
+            that is computed again may have other signs.
+        step: Steps done.
+        seed: Seed of inputs and initial weights.
+        source: The kind of inputs.
+        about: The problem and the data in few numbers, as JSON, by which `simulate` knows the runs
+            again.
+
+    Example:
+        >>> later = odeae.simulate(problem, None, [21.0, 25.0], weights=runs.weights)
     """
 
     weights: Weights

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odeae.averages.activation import AbstractActivation
 from odeae.base.checks import flag
 from odeae.base.files import (
     ENDINGS,
@@ -24,7 +23,6 @@ from odeae.base.files import (
 )
 from odeae.base.messages import nearest, shortened
 from odeae.base.version import __version__
-from odeae.model.rule import AbstractRule
 from odeae.model.spectrum import Spectrum
 from odeae.results.aligned import AlignedTrajectory
 from odeae.results.restoring import Contradiction, restored_problem, unchecked
@@ -33,6 +31,15 @@ from odeae.results.variables import ARGUMENTS, PARTS, STORED
 
 if TYPE_CHECKING:
     import xarray
+
+    from odeae.averages.activation import AbstractActivation
+    from odeae.model.rule import AbstractRule
+
+    OwnActivation = str | AbstractActivation
+    OwnSchedule = Callable[[Any], Any]
+    OwnRule = AbstractRule
+else:  # what is neither is refused in words, not by a type checker of the tests
+    OwnActivation = OwnSchedule = OwnRule = Any
 
 FORMAT = "odeae trajectory, version 2"
 
@@ -123,9 +130,9 @@ def _write_table(path: Path, trajectories: dict[str | None, Trajectory]) -> None
 def load(
     path: str | os.PathLike[str],
     group: str | None = None,
-    activation: str | AbstractActivation | None = None,
-    schedule: Callable[[Any], Any] | None = None,
-    rule: AbstractRule | None = None,
+    activation: OwnActivation | None = None,
+    schedule: OwnSchedule | None = None,
+    rule: OwnRule | None = None,
 ) -> Trajectory:
     """Return the `Trajectory` that was saved at `path` (in `group`), bit for bit.
 

@@ -72,6 +72,10 @@ class Trajectory(eqx.Module):
         settings: How it was computed, as JSON.
         above_pca: `excess` of theory.
         steps: Steps that the solver tried, or that SGD took.
+
+    Example:
+        >>> theory = odeae.predict(problem, odeae.random_state(problem), odeae.log_times(200))
+        >>> theory.ok, theory.error[-1], theory.excess[-1], theory.stats
     """
 
     times: Float[Real, " times"]

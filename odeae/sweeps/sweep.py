@@ -59,42 +59,60 @@ def sweep(
 ) -> "xarray.Dataset":
     """Predict the curve of every point of a grid of parameters.
 
-    `build(**values)` returns the problem and the initial state for one value of each parameter of
-    `grid`, a dict of name → values. They are crossed, or with `zip=True` taken side by side
-    (equally many of each). Numbers are traced where `build` can be traced over them, so that a
-    thousand lanes cost one call; all other values (sizes, names, rules) are taken one by one, and
-    `build` is called in Python for each.
+    Problems of up to 8 neurons with closed averages, a constant or smooth rate and the default
+    solver are solved side by side, all others one after another. With the default solver a curve
+    that turns out stiff or needs many steps is solved again alone, by the solvers that `predict`
+    chooses, and `max_steps` counts anew. A curve that fails disturbs no other.
 
-    Returns an `xarray.Dataset` with one dim per parameter (zipped: one dim, `lane`) and `time`:
-    `error`, what else `save` names (excess, error_clean, Q1, R1, T1, T0, Q0, bias; NaN beyond the
-    neurons of a network smaller than the largest), `status` (0: ok, others as in `odeae.Status`),
-    `stop_time` (steps/D) and `final_excess`, the error at the last time above the PCA error of
-    rank K. A curve that fails is NaN after `stop_time` and disturbs no other.
+    A store is a folder that is filled chunk by chunk. If the sweep is killed at any moment, the
+    store loses the chunks in work, and the same call goes on with the rest; the result is the same
+    to the last bit (a power cut may damage more chunks, which are computed again). What is stored
+    is checked first: damaged chunks are computed again, and the problems and states of at most 100
+    of the stored chunks (1000 curves, where `build` can't be traced over any number), evenly
+    chosen, are built again and compared with those that were solved. A stored sweep, finished or
+    not, is extended by the same call with more values (more seeds, a finer axis; zipped: more
+    lanes): what is stored is kept, bit for bit, and only the rest is computed, into a hidden folder
+    beside the store (`.NAME.extended`) that takes the store's place once all is done.
 
-    `times`, `rtol`, `atol`, `solver`, `max_steps` as in `predict`. Problems of up to 8 neurons with
-    closed averages, a constant or smooth rate and the default solver are solved side by side, all
-    others one after another; with that solver, a curve that turns out stiff or needs many steps is
-    solved again alone, by the solvers that `predict` chooses, and `max_steps` counts anew. `chunk`:
-    how many curves are computed and stored at once.
+    Args:
+        build: A function of one value of each parameter, `build(**values)`, that returns the
+            problem and the initial state. Numbers are traced where `build` can be traced over them,
+            so that a thousand lanes cost one call; for each of all other values (sizes, names,
+            rules) `build` is called in Python.
+        grid: The values of each parameter, by its name. They are crossed.
+        times: (T,), steps/D, as in `predict`.
+        zip: Whether the values are taken side by side (equally many of each) instead.
+        store: A folder for a Zarr store, which `odeae.open_sweep` opens; needs
+            `pip install 'odeae[sweep]'`. The dataset then reads from the store what is asked of it,
+            so that a sweep can be larger than the memory.
+        save: What is kept beside the error: excess, error_clean, Q1, R1, T1, T0, Q0, bias (NaN
+            beyond the neurons of a network smaller than the largest).
+        rtol: As in `predict`.
+        atol: As in `predict`.
+        solver: As in `predict`.
+        max_steps: As in `predict`.
+        chunk: How many curves are computed and stored at once.
+        workers: Processes on this machine.
+        executor: Anything with `submit`, or a pool of `odeae.workers` (processes, accelerators,
+            Dask, SLURM). A pool that isn't open yet is opened for as long as something is computed.
+        progress: Whether to draw a bar on stderr.
 
-    `store`: a folder for a Zarr store, filled chunk by chunk. Killed at any moment it loses the
-    chunks in work, and the same call goes on with the rest; the result is the same to the last
-    bit (a power cut may damage more of them, which are computed again). The dataset then reads from
-    the store what is asked of it, so that a sweep can be larger than the memory. What is stored is
-    checked first: damaged chunks are computed again, and the problems and states of at most 100 of
-    the stored chunks (1000 curves, where `build` can't be traced over any number), evenly chosen,
-    are built again and compared with those that were solved. A stored sweep, finished or not, is
-    extended by the same call with more values (more seeds, a finer axis; zipped: more lanes): what
-    is stored is kept, bit for bit, and only the rest is computed, into a hidden folder beside the
-    store (`.NAME.extended`) that takes the store's place once all is done. `odeae.open_sweep` opens
-    a store. Needs `pip install 'odeae[sweep]'`.
+    Returns:
+        An `xarray.Dataset` with one dim per parameter (zipped: one dim, `lane`) and `time`:
+        `error`, what `save` names, `status` (0: ok, others as in `odeae.Status`), `stop_time`
+        (steps/D) and `final_excess`, the error at the last time above the PCA error of rank K. A
+        curve that fails is NaN after `stop_time`.
 
-    `workers`: processes on this machine. `executor`: anything with `submit`, or a pool of
-    `odeae.workers` (processes, accelerators, Dask, SLURM): one that isn't open yet is opened for
-    as long as something is computed. `progress`: a bar on stderr.
+    Raises:
+        ValueError: For a grid, `build` or store that don't fit, before anything is computed.
+        RuntimeError: If the store is in use or a worker dies.
 
-    Raises `ValueError` for a grid, `build` or store that don't fit, before anything is computed;
-    `RuntimeError` if the store is in use or a worker dies.
+    Example:
+        >>> def build(lr, seed):
+        ...     problem = odeae.Problem(spectrum, odeae.Autoencoder(2), odeae.SGD(lr_encoder=lr))
+        ...     return problem, odeae.random_state(problem, seed=seed)
+        >>> grid = {"lr": [0.5, 1.0, 2.0], "seed": range(8)}
+        >>> odeae.sweep(build, grid, odeae.log_times(200)).final_excess.mean("seed")
     """
     plan = _plan(build, grid, times, flag("zip", zip), save, rtol, atol, solver, max_steps, chunk)
     flag("progress", progress)

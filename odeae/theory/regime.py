@@ -24,7 +24,11 @@ LIMIT, BOUND = 0.4, 0.5
 
 
 class RegimeWarning(UserWarning):
-    """A problem lies outside the regime in which theory and SGD agree."""
+    """A problem lies outside the regime in which theory and SGD agree (docs/theory.md 1).
+
+    Example:
+        >>> warnings.filterwarnings("error", category=odeae.RegimeWarning)
+    """
 
 
 def learnable(problem: Problem) -> float:
@@ -63,10 +67,26 @@ def step_size(problem: Problem, end: float | None = None, noise: bool = True) ->
 
 
 def finite_size(problem: Problem, end: float | None = None, noise: bool = True) -> float:
-    """The one number that says how far SGD at this D may be from the theory.
+    """Return the one number that says how far SGD at this D may be from the theory.
 
-    The share of a step times ½ tr Ω/D, the error without anything learnt, relative to what can be
-    learnt. SGD deviates from the theory by about half of it, as a part of what can be learnt.
+    It is the share of the network that a step moves, η (tr Ω/D + s²)/D, times ½ tr Ω/D, the error
+    without anything learnt, relative to the part of the error that can be learnt. SGD deviates from
+    the theory by about half of this number, as a part of what can be learnt. Up to 0.4 a problem
+    lies within the theory's regime.
+
+    Args:
+        problem: The problem, with concrete values.
+        end: Until when the largest rate of a schedule is looked for, in steps/D; None: the rate
+            before the schedule's factor.
+        noise: Whether to count the noise s² of corrupted inputs.
+
+    Returns:
+        The number.
+
+    Source: docs/theory.md 1.
+
+    Example:
+        >>> odeae.finite_size(odeae.Problem(odeae.Spectrum.spiked([1.0, 0.5], dim=1000), network))
     """
     first = 0.5 * float(problem.spectrum.trace)
     return step_size(problem, end, noise) * first / learnable(problem)

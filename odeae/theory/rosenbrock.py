@@ -33,10 +33,15 @@ class Rodas4(diffrax.AbstractAdaptiveSolver):
     stages and error estimate come out of a linear solve that damps rounding like everything else
     off the valley. Saved times must be ends of steps.
 
-    `resolvent`: how its linear systems are solved, called as (vector field, t, y, args, shift) for
-    a function r ↦ (shift − J)⁻¹ r. `predict` replaces the default where another is cheaper.
+    Args:
+        resolvent: How the linear systems are solved, called as (vector field, t, y, args, shift)
+            for a function r ↦ (shift − J)⁻¹ r. `predict` replaces the default where another is
+            cheaper.
 
     Source: Hairer & Wanner, Solving Ordinary Differential Equations II, IV.7 and VI.4.
+
+    Example:
+        >>> odeae.predict(problem, state, odeae.log_times(1e9), solver=odeae.Rodas4())
     """
 
     resolvent: Callable = eqx.field(static=True, default=whole_matrix)
