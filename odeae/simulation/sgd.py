@@ -1,5 +1,6 @@
 """Online SGD at finite D: what the theory is the limit of, measured in the theory's units."""
 
+import functools
 import json
 import os
 import time
@@ -187,29 +188,44 @@ def simulate(
             settings_json(seed=seed, first_step=first, **own),
         )
 
+    def keep(saves: list[tuple], step: int, now: Weights) -> None:
+        if checkpoint is not None:
+            trajectory(saves, step, now).save(checkpoint, overwrite=True)
+
+    begun = first, jax.tree.map(jnp.asarray, start)
+    note = functools.partial(_interrupted, checkpoint, dim)
+    with tqdm(total=int(steps[-1]) - first, unit="step", disable=not progress) as bar:
+        done = _run(steps.tolist(), begun, advance, measure, keep, note, bar)
+    keep(*done)
+    return trajectory(*done)
+
+
+def _run(
+    steps: list[int], begun: tuple[int, Weights], advance: Callable, measure: Callable,
+    keep: Callable, note: Callable[[int], str], bar: tqdm,
+) -> tuple[list[tuple], int, Weights]:  # fmt: skip
+    """Take weights through all steps; return what was measured, the last step and its weights.
+
+    `keep` is called now and then, and before an interrupt goes on its way with a `note`.
+    """
     saves, written = [], time.monotonic()
     # one assignment, so that an interrupt finds weights and the step that they are of
-    at, now = here = first, jax.tree.map(jnp.asarray, start)
+    at, now = here = begun
     try:
-        with tqdm(total=int(steps[-1]) - first, unit="step", disable=not progress) as bar:
-            for target in steps.tolist():
-                while at < target:
-                    here = advance(now, at, target)
-                    bar.update(here[0] - at)
-                    at, now = here
-                    if checkpoint is not None and time.monotonic() - written > _EVERY:
-                        trajectory(saves, at, now).save(checkpoint, overwrite=True)
-                        written = time.monotonic()
-                saves.append(measure(at, now))
+        for target in steps:
+            while at < target:
+                here = advance(now, at, target)
+                bar.update(here[0] - at)
+                at, now = here
+                if time.monotonic() - written > _EVERY:
+                    keep(saves, at, now)
+                    written = time.monotonic()
+            saves.append(measure(at, now))
     except (KeyboardInterrupt, SystemExit) as error:
-        if checkpoint is not None:
-            trajectory(saves, *here).save(checkpoint, overwrite=True)
-        error.add_note(_kept(checkpoint, here[0] / dim))
+        keep(saves, *here)
+        error.add_note(note(here[0]))
         raise
-    result = trajectory(saves, at, now)
-    if checkpoint is not None:
-        result.save(checkpoint, overwrite=True)
-    return result
+    return saves, at, now
 
 
 def _stepper(
@@ -242,13 +258,13 @@ def _stepper(
     return advance
 
 
-def _kept(checkpoint: Any, reached: float) -> str:
+def _interrupted(checkpoint: Any, dim: int, step: int) -> str:
     """What an interrupt says of the runs."""
     if checkpoint is None:
         return "nothing is kept: give simulate a file, checkpoint='runs.nc'"
     path = os.fspath(checkpoint)
     return (
-        f"the runs to t={reached:.6g} are kept in {path!r}: go on with "
+        f"the runs to t={step / dim:.6g} are kept in {path!r}: go on with "
         f"simulate(problem, None, times, weights=odeae.load({path!r}).weights)"
     )
 
