@@ -206,9 +206,9 @@ def _same_start(a: State | None, b: State | None, dim: int) -> bool:
     if a is None or b is None:
         return True
     spikes = [jax.tree.leaves(state.spikes) for state in (a, b)]
+    pairs = list(zip(sums(a), sums(b), strict=True))
     if all(x.shape == y.shape for x, y in zip(*spikes, strict=True)):
-        return all(close(x, y) for x, y in zip(*spikes, strict=True)) and close(a.bias, b.bias)
-    pairs = zip(sums(a), sums(b), strict=True)
+        pairs += zip(*spikes, strict=True)
     return all(close(x, y) for x, y in pairs)
 
 
@@ -253,12 +253,12 @@ def _check_pair(theory: Trajectory, runs: Trajectory) -> None:
 
 def _finished(runs: Trajectory, on: str) -> tuple[np.ndarray, int]:
     """The errors of the runs that finished, (runs, T), and how many did not."""
-    values, status = np.asarray(getattr(runs, on)), np.asarray(runs.status)
+    values, status = np.atleast_2d(getattr(runs, on)), np.atleast_1d(runs.status)
     finished = status == Status.OK
     left_out = int(np.sum(~finished))
     if np.sum(finished) < 2 and left_out:
         i = int(np.argmax(~finished))
-        message = Status(int(status[i])).message(float(np.asarray(runs.stop_time)[i]))
+        message = Status(int(status[i])).message(float(np.atleast_1d(runs.stop_time)[i]))
         raise ValueError(
             f"{left_out} of {len(status)} `runs` did not finish, the first {message}; a standard "
             "error needs at least two that did"

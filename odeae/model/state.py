@@ -12,11 +12,11 @@ from jaxtyping import Float
 from odeae.base.checks import described, shown
 from odeae.base.contractions import gram
 from odeae.base.messages import shortened
-from odeae.base.precision import Real
+from odeae.base.precision import Real, is_traced
 from odeae.model.leading import bulk_rows
 from odeae.model.spectrum import Spectrum
 
-# Of what a batch leads with its own axes and lanes, inside a solve, end with theirs.
+# Any shape: outside a solve batch axes come first, inside a solve the axis of lanes comes last.
 Batched = Float[Real, "..."]
 
 
@@ -129,11 +129,14 @@ class State(eqx.Module):
 
     def __repr__(self):
         names = ("spikes", "bulk", "bias", "diffusion", "time")
+        matrices = self.rows.encoder, self.rows.decoder
+        if not all(isinstance(x, jax.Array | np.ndarray) for x in matrices):
+            names = ("rows", "n_spikes", *names[2:])  # shapes, filters and the like have no views
         return f"State({', '.join(f'{name}={shown(getattr(self, name))}' for name in names)})"
 
 
 def _part(name: str, given: Modes | None, whole: tuple[Modes, int] | None) -> Modes:
-    """The rows of one part, if need be cut from all rows and the number of spikes."""
+    """Return the given part, or cut it from all rows."""
     if given is None and whole is not None:
         rows, n = whole
         return _cut(rows, slice(None, n) if name == "spikes" else slice(n, None))
@@ -154,14 +157,14 @@ def _joined(spikes: Modes, bulk: Modes) -> Modes:
 
 
 def _concatenated(name: str, a: Any, b: Any, axis: int) -> Real:
-    xp: Any = jnp if isinstance(a, jax.Array) or isinstance(b, jax.Array) else np
+    xp: Any = jnp if is_traced((a, b)) else np  # JAX would round float64 outside of x64
     try:
         return xp.concatenate([a, b], axis=axis)
     except (ValueError, TypeError) as error:
         shapes = ["None" if x is None else np.shape(x) for x in (a, b)]
         raise ValueError(
-            f"`spikes.{name}` and `bulk.{name}` must be rows of the same neurons, got shapes "
-            f"{shapes[0]} and {shapes[1]}"
+            f"`spikes.{name}` and `bulk.{name}` must be rows of the same neurons (and batch), got "
+            f"shapes {shapes[0]} and {shapes[1]}"
         ) from error
 
 
@@ -169,8 +172,8 @@ def _cut(rows: Modes, part: slice) -> Modes:
     """Some of the rows, of states whose batch axes lead."""
     if not hasattr(rows.decoder, "ndim"):  # what eqx.tree_at puts into its place
         raise TypeError(
-            "`spikes` and `bulk` are views of a State's rows, which tree_at can't replace; write "
-            "dataclasses.replace(state, spikes=odeae.Modes(encoder, decoder))"
+            "`spikes` and `bulk` are views of a State's `rows`, which can't be replaced in place: "
+            "use tree_at on `rows`, or dataclasses.replace(state, spikes=odeae.Modes(w, u))"
         )
     (encoder, decoder, *output), kind = jax.tree.flatten(rows)
     matrices = [x[..., part, :] for x in (encoder, decoder)]

@@ -31,12 +31,14 @@ def plot_comparison(comparison: "Comparison", ax: Axes | None = None) -> Axes:
     )  # fmt: skip
     if len(times) > 1 and times[0] < 0.1 * times[-1]:
         log_scale(ax, "x")
-    most = 1.1 * np.max(np.maximum(np.abs(deviation) + comparison.standard_error[late], allowed))
+    reach = np.maximum(np.abs(deviation) + comparison.standard_error[late], allowed)
+    most = 1.1 * np.max(reach, initial=1e-300)
     ax.set_ylim(-most, 1.8 * most)  # room for the legend
     ax.set_xlabel("time  t = steps / D")
     ax.set_ylabel(f"deviation of the {comparison.on.replace('_', ' ')}")
     verdict = {True: "agrees", False: "deviates", None: "can't tell"}[comparison.agrees]
-    ax.set_title(f"{verdict}: {comparison.verdict}, {comparison.source}", fontsize=10)
+    why = f": {comparison.verdict}" if comparison.verdict != verdict else ""
+    ax.set_title(f"{verdict}{why}, {comparison.source}", fontsize=10)
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], labels[::-1], loc="upper left", frameon=False, fontsize=8)
     return ax

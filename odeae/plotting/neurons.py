@@ -63,6 +63,8 @@ def neurons(
     one_of("part", part, ["decoder", "encoder"])
     shape = np.shape(trajectory.status)
     most = {"at_most": int(np.prod(shape)) - 1} if shape else {}
+    if trajectory.weights is not None:
+        most = {"at_most": len(trajectory.weights.weights.decoder) - 1}
     which = whole("which", which, at_least=0, **most)
     seed = None if seed is None else whole("seed", seed, at_least=0)
     checkpoint, basis = trajectory.weights, trajectory.problem.spectrum.basis

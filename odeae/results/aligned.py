@@ -15,7 +15,7 @@ from odeae.results.trajectory import Trajectory
 class AlignedTrajectory(Trajectory):
     """A learning curve of the aligned ansatz (docs/theory.md 8): neuron k has spike k for itself.
 
-    All that a `Trajectory` is, and the two numbers of every neuron, from which it was made.
+    A `Trajectory` with two more fields, from which all others follow.
 
     Attributes:
         encoder: (T, K), α_k, the entry of w_k on spike k.

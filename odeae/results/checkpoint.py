@@ -45,7 +45,10 @@ class Checkpoint(eqx.Module):
         """
         part = index if isinstance(index, slice) else slice(index, index + 1 or None)
         weights = jax.tree.map(lambda x: x[part], self.weights)
-        about = json.dumps(json.loads(self.about) | {"part": str(index)})
+        runs = list(range(len(self.weights.bias)))
+        if runs[part] == runs:
+            return self
+        about = json.dumps(json.loads(self.about) | {"part": runs[part]})
         return dataclasses.replace(self, weights=weights, about=about)
 
     def __repr__(self):

@@ -27,7 +27,8 @@ def to_xarray(trajectory: Trajectory, basis: bool) -> "xarray.Dataset":
         value = _at(trajectory, variable.path)
         if value is not None and (basis or name != "spectrum_basis"):
             own = np.ndim(value) - len(variable.dims)  # what simulated runs share has no run axis
-            data[name] = ((*batch[:own], *variable.dims), value)
+            lead_dims = batch or ("run",)  # of weights, which one run keeps
+            data[name] = ((*lead_dims[:own], *variable.dims), value)
     derived: dict[str, tuple[tuple[str, ...], Any]] = {
         name: ((*batch, "time", "k", "l"), getattr(trajectory, name)) for name in OVERLAPS
     }

@@ -1,6 +1,7 @@
 """Several curves in one Trajectory: which parts they share, and how one of them is taken out."""
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
@@ -29,6 +30,9 @@ def picked(trajectory: Any, index: int | slice) -> Any:
         elif field.name not in shared:
             value = jax.tree.map(lambda x: x[index], value)
         parts[field.name] = value
+    known = json.loads(trajectory.settings)
+    if isinstance(known.get("solver"), list):  # where members differ in it
+        parts["settings"] = json.dumps(known | {"solver": known["solver"][index]})
     if trajectory.source == ENSEMBLE and not isinstance(index, slice):
         parts["source"] = "theory"
     return type(trajectory)(**parts)

@@ -140,13 +140,15 @@ class Trajectory(eqx.Module):
         Of several curves `steps` is an array and `status` a list. The time by the clock is left
         out, so that the same call gives the same result bit for bit.
         """
+        if is_traced((self.status, self.steps)):
+            raise ValueError("`stats` are those of concrete curves: ask outside of jit and vmap")
         known = json.loads(self.settings)
         steps = None if self.steps is None else np.asarray(self.steps)
-        names = [Status(int(code)).name for code in np.ravel(self.status)]
+        names = np.vectorize(lambda code: Status(int(code)).name)(self.status).tolist()
         return {
             "solver": known.get("solver", "online SGD" if self.weights is not None else None),
             "steps": int(steps) if steps is not None and steps.ndim == 0 else steps,
-            "status": names if np.ndim(self.status) else names[0],
+            "status": names,
         }
 
     @property
@@ -332,7 +334,7 @@ class Trajectory(eqx.Module):
 
 
 def _first(values: Any, ndim: int) -> np.ndarray:
-    """The first of batched values, which vmap has also given to what all lanes share."""
+    """Drop the batch axes of a value that all lanes share: vmap repeats it for each lane."""
     values = np.asarray(values)
     while values.ndim > ndim:
         values = values[0]

@@ -22,7 +22,8 @@ from odeae.simulation.sources import START
 def about_runs(problem: Problem, rows: Rows | None) -> dict[str, Any]:
     """What runs belong to, by dotted names, in JSON's types: problem and data, in few numbers.
 
-    Of eigenvalues weighted sums, of functions values, of data the shape and a digest of three rows.
+    Eigenvalues enter as weighted sums, functions as a few of their values, data as a shape and a
+    digest of three rows.
     """
     spectrum, dim = problem.spectrum, problem.spectrum.dim
     distinct = 0.5 + np.arange(dim) * 0.6180339887498949 % 1.0  # another weight for every mode
@@ -74,17 +75,21 @@ def check_same_runs(kept: dict[str, Any], about: dict[str, Any]) -> None:
             return math.isclose(a, b, rel_tol=1e-9) or (a != a and b != b)
         return a == b
 
-    if "part" in kept:
-        raise ValueError(
-            f"`weights` are of a part of the runs, [{kept['part']}], whose draws depend on their "
-            "place among all: go on with the weights of all runs"
-        )
     for name, value in about.items():
         if name in kept and not same(kept[name], value):
             raise ValueError(
                 f"`weights` are of runs with another {name.replace('.', ' ', 1)}: "
                 f"{shortened(kept[name])}, got {shortened(value)}; go on with the same"
             )
+
+
+def check_whole(kept: dict[str, Any]) -> None:
+    """Raise `ValueError` for the weights of runs that were taken out of several."""
+    if "part" in kept:
+        raise ValueError(
+            f"`weights` are of a part of the runs, {kept['part']}, whose draws depend on their "
+            "place among all: go on with the weights of all runs"
+        )
 
 
 def starting_weights(

@@ -27,7 +27,7 @@ from odeae.model.state import State
 from odeae.results.checkpoint import Checkpoint, GivenWeights
 from odeae.results.trajectory import Trajectory, settings_json
 from odeae.simulation.measuring import curve_of, meter
-from odeae.simulation.resuming import about_runs, check_same_runs, starting_weights
+from odeae.simulation.resuming import about_runs, check_same_runs, check_whole, starting_weights
 from odeae.simulation.sources import (
     NOISE,
     GaussianInputs,
@@ -138,6 +138,7 @@ def simulate(
     kept = {}
     if earlier is not None:
         kept = json.loads(earlier.about)
+        check_whole(kept)
         kept |= {"runs": len(earlier.weights.bias), "seed": earlier.seed}
     overwrite, flatten = flag("overwrite", overwrite), flag("flatten", flatten)
     progress = flag("progress", progress)
@@ -196,8 +197,10 @@ def simulate(
     note = functools.partial(_interrupted, checkpoint, dim)
     with tqdm(total=int(steps[-1]) - first, unit="step", disable=not progress) as bar:
         done = _run(steps.tolist(), begun, advance, measure, keep, note, bar)
-    keep(*done)
-    return trajectory(*done)
+    result = trajectory(*done)
+    if checkpoint is not None:
+        result.save(checkpoint, overwrite=True)
+    return result
 
 
 def _run(

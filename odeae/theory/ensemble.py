@@ -93,14 +93,16 @@ def ensemble(
 
     seeds = range(seed, seed + members)
     if is_traced((problem, times, encoder_std, decoder_std, bias, rtol, atol)):
-        first = eqx.filter_vmap(member)(np.array(seeds))
+        first, solvers = eqx.filter_vmap(member)(np.array(seeds)), {}
         stacked = parts(first)
         times = first.times[0]
     else:  # one by one, as only then a solve may change its solver, and no slower
         curves = [member(i) for i in seeds]
         first, times = curves[0], curves[0].times
         stacked = jax.tree.map(lambda *x: np.stack(x), *map(parts, curves))
-    known = json.loads(first.settings) | {"members": members, "seed": seed}
+        own = [curve.stats["solver"] for curve in curves]
+        solvers = {"solver": own} if len(set(own)) > 1 else {}
+    known = json.loads(first.settings) | {"members": members, "seed": seed} | solvers
     return Trajectory(
         times=times, problem=problem, source=ENSEMBLE, settings=json.dumps(known), **stacked
     )

@@ -69,7 +69,7 @@ class Common(NamedTuple):
 
 
 class Here(NamedTuple):
-    """Arguments of the vector field: whose it is and when, as diffrax knows no times of lanes."""
+    """Arguments of the vector field, with each lane's own time: diffrax has one for all lanes."""
 
     equations: Any
     t: Real
@@ -128,7 +128,7 @@ class Lanes(diffrax.AbstractSolver):
         else:  # the first that ends, ends the rounds together
             begun = solver_state.work.status == IN_WORK
             done = ~jnp.any(begun) | jnp.any(begun & (slots.work.status != IN_WORK))
-        # Of the results that end a solve, events are found outside of the solver alone.
+        # A solver can't report an event, so `max_steps_reached` ends diffrax's loop.
         results = diffrax.RESULTS
         result = results.where(done, results.max_steps_reached, results.successful)
         return y, None, dict(y0=y0, y1=y), slots, result
@@ -314,7 +314,7 @@ def _serve(y, slots: Slots) -> tuple[Real, Slots]:
             return jax.tree.map(one, source, target)
 
         lanes = move(slots.work, slot, slots.lanes, number)
-        # Where none waits, the last lane comes again, as one that has ended.
+        # If none waits, the slot gets a finished copy of the last lane, which does nothing.
         work = move(lanes, waiting, slots.work, slot)
         idle = jnp.where(waiting < n, work.status[slot], Status.OK)
         served = slots._replace(

@@ -40,7 +40,7 @@ class Solution(NamedTuple):
 
 
 def measure(equations: Equations, y) -> tuple:
-    """What a Solution begins with, at rows y; but for densities also of lanes."""
+    """Measure the first fields of `Solution` at a packed state; of lanes without densities too."""
     state, inputs = equations.layout.unpack(y), equations.inputs
     saved = along = None
     if equations.bins is not None:
@@ -61,7 +61,7 @@ def measure(equations: Equations, y) -> tuple:
 def _measured(
     equations: Equations, saved, times, reached, status, stop_time, last, steps
 ) -> Solution:
-    """Solution of rows (T, numbers), or of what `measure` made of them where they are many."""
+    """Build the Solution. `saved`: packed states (T, numbers) if they are small, else measured."""
 
     def where(kept, values, otherwise):
         return jax.tree.map(

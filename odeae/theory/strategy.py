@@ -70,7 +70,7 @@ def _go_on(equations, first: Solution, times, rtol, atol, max_steps) -> Solution
 
 
 def _named(names, equations: Equations, done: Solution) -> tuple[dict[str, Real], Real]:
-    """What is called for by name, (T, …), and the final excess."""
+    """Return the requested quantities, each (T, …), and the excess at the last time."""
     values = jax.vmap(lambda total, bias: named_quantities(names, equations, total, bias))(
         done.parameters.total(), done.bias
     )
@@ -106,7 +106,7 @@ def solve_alone(
     equations: Equations, state: State, times: Real, rtol: Real, atol: Real | None,
     solver: diffrax.AbstractSolver[Any] | None, max_steps: int, names: tuple[str, ...] = (),
 ) -> tuple[dict[str, Real], Real, Real, Real]:  # fmt: skip
-    """The same for one problem, as `predict` solves it, with an end where a mode was lost."""
+    """Solve one problem as `predict` does; a curve that lost a growing mode ends there."""
     given = equations, state, state.start, times, rtol, atol
     done, _ = solved_by_strategy(*given, solver, max_steps, None, None)
     return *eqx.filter_jit(_named)(names, equations, done), done.status, done.stop_time

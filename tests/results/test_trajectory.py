@@ -697,7 +697,7 @@ def test_every_field_of_a_trajectory_has_its_variable():
 # ---------------------------------------------------------------------------- one of several
 
 
-def test_runs_are_taken_out_one_by_one(curves):
+def test_runs_are_taken_out_one_by_one(curves, tmp_path):
     runs = curves["runs"]
     assert len(runs) == np.shape(runs.error)[0]
     for i, run in enumerate(runs):
@@ -713,8 +713,12 @@ def test_runs_are_taken_out_one_by_one(curves):
     np.testing.assert_array_equal(few.error, runs.error[1:])
     assert len(few.weights.weights.decoder) == len(runs) - 1
     assert f"{runs[0].error[-1]:.6g}" in repr(runs[0])
+    runs[0].save(tmp_path / "one.nc")
+    assert eqx.tree_equal(odeae.load(tmp_path / "one.nc"), runs[0]) is True
+    odeae.save_all(tmp_path / "two.csv", {"a": runs[0], "b": runs[1]})
+    assert runs[:].weights is runs.weights
     problem = runs.problem
-    with pytest.raises(ValueError, match=r"`weights` are of a part of the runs, \[0\]"):
+    with pytest.raises(ValueError, match=r"`weights` are of a part of the runs, \[0\],"):
         odeae.simulate(problem, None, runs.times + 1.0, weights=runs[0].weights)
 
 
@@ -741,6 +745,8 @@ def test_a_single_curve_is_none_of_several(curves):
     runs = curves["runs"]
     with pytest.raises(IndexError, match=rf"there are {len(runs)} curves, got index {len(runs)}"):
         runs[len(runs)]
+    with pytest.raises(ValueError, match="a standard error needs at least two"):
+        odeae.compare(curves["theory"], runs[0])
     with pytest.raises(TypeError, match="by a whole number, got 'a'"):
         runs["a"]
 
@@ -755,6 +761,46 @@ def test_stats_say_how_a_curve_was_computed(curves):
     taken = np.round(runs.times[-1] * runs.problem.spectrum.dim)
     np.testing.assert_array_equal(runs.stats["steps"], np.full(len(runs), taken))
     assert runs.stats["status"] == ["OK"] * len(runs)
+
+
+def test_lanes_are_taken_out_with_all_that_vmap_gave_them(tmp_path):
+    problem = odeae.Problem(odeae.Spectrum.spiked([1.0, 0.5], dim=20), odeae.Autoencoder(2))
+    state = odeae.random_state(problem)
+    starts = jnp.asarray([0.5, 1.0])
+
+    def curve(size):
+        rows = jax.tree.map(lambda x: size * x, state.rows)
+        start = odeae.State(rows=rows, n_spikes=2, bias=state.bias)
+        return odeae.predict(problem, start, [0.0, 1.0, 5.0])
+
+    lanes = jax.vmap(curve)(starts)
+    assert lanes.stats["status"] == ["OK", "OK"]
+    alone = odeae.predict(problem, state, [0.0, 1.0, 5.0])
+    np.testing.assert_allclose(lanes[1].error, alone.error, rtol=1e-6)
+    lanes[1].save(tmp_path / "lane.nc")
+    np.testing.assert_array_equal(odeae.load(tmp_path / "lane.nc").error, lanes[1].error)
+    with pytest.raises(ValueError, match="`stats` are those of concrete curves"):
+        jax.jit(lambda size: curve(size).stats["steps"])(1.0)
+
+
+def test_a_state_of_shapes_or_filters_prints():
+    state = odeae.random_state(odeae.Problem(odeae.Spectrum.spiked([1.0], 9), odeae.Autoencoder(1)))
+    assert repr(state).startswith("State(spikes=Modes(encoder=array of shape (1, 1)")
+    for other in (
+        jax.tree.map(np.shape, state),
+        jax.tree.map(lambda x: True, state),
+        eqx.filter(state, False),
+        jax.eval_shape(lambda: state),
+    ):
+        assert repr(other).startswith("State(rows=Modes(")
+
+
+def test_a_part_of_a_state_is_replaced_in_double_precision():
+    state = odeae.random_state(odeae.Problem(odeae.Spectrum.spiked([1.0], 9), odeae.Autoencoder(1)))
+    with jax.enable_x64(False):
+        part = odeae.Modes(jnp.ones((1, 1)), jnp.ones((1, 1)))
+        other = dataclasses.replace(state, spikes=part)
+    np.testing.assert_array_equal(other.bulk.encoder, state.bulk.encoder)
 
 
 def test_an_aligned_curve_is_a_trajectory_in_full(tmp_path):
