@@ -4,6 +4,7 @@ import collections
 import gc
 import importlib.metadata
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 import plain
 import pytest
 
+# A shell that starts the tests in the background lets them, and all processes of theirs, ignore
+# Ctrl-C, which tests send and which is how submitit ends a job.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the same numbers wherever the tests run
 # Most of the time goes into compiling, and these flags of XLA save half of it. The full size
 # runs what users run, and so do checks in fresh interpreters. Later versions of JAX abort at them.
