@@ -17,12 +17,7 @@ from odeae.base.precision import Real, in_float64, is_traced
 from odeae.base.status import Status
 from odeae.model.errors import generalisation_error
 from odeae.model.problem import Problem
-from odeae.model.state import (
-    Components,
-    Densities,
-    OrderParameters,
-    State,
-)
+from odeae.model.state import Components, Densities, OrderParameters, State
 from odeae.results.checkpoint import Checkpoint
 from odeae.results.overlaps import PrincipalOverlaps, principal_overlaps
 from odeae.results.printing import described
@@ -109,7 +104,7 @@ class Trajectory(eqx.Module):
     def __getitem__(self, index: Index) -> "Trajectory":
         """One of several curves, or a slice of them.
 
-        Runs that were taken out keep their weights, but `simulate` goes on with all runs only.
+        Runs that are taken out keep their weights; `simulate` goes on with all runs only.
 
         Raises:
             TypeError: For a single curve, and for what is neither a whole number nor a slice.
@@ -137,8 +132,8 @@ class Trajectory(eqx.Module):
     def stats(self) -> dict[str, Any]:
         """How it was computed: `solver`, `steps` that were tried, and the `status` by its name.
 
-        Of several curves `steps` is an array and `status` a list. The time by the clock is left
-        out, so that the same call gives the same result bit for bit.
+        Of several curves `steps` is an array and `status` a list. The same call gives the same
+        result bit for bit, so the time by the clock is left out.
         """
         if is_traced((self.status, self.steps)):
             raise ValueError("`stats` are those of concrete curves: ask outside of jit and vmap")

@@ -166,10 +166,8 @@ def simulate(
     start, first = starting_weights(problem, state, weights, seed, runs, basis)
     if steps[0] < first:
         whose = "state's" if earlier is None else "weights'"
-        raise ValueError(
-            f"`times` must not begin before the {whose} own time {first / dim:.6g}, got "
-            f"{asked[0]:g}"
-        )
+        whose += f" own time {first / dim:.6g}"
+        raise ValueError(f"`times` must not begin before the {whose}, got {asked[0]:g}")
     if rows is None:
         source = GaussianInputs(problem, seed, runs, test_samples)
     else:
@@ -189,9 +187,9 @@ def simulate(
             settings_json(seed=seed, first_step=first, **own),
         )
 
-    def keep(saves: list[tuple], step: int, now: Weights) -> None:
+    def keep(*done: Any) -> None:
         if checkpoint is not None:
-            trajectory(saves, step, now).save(checkpoint, overwrite=True)
+            trajectory(*done).save(checkpoint, overwrite=True)
 
     begun = first, jax.tree.map(jnp.asarray, start)
     note = functools.partial(_interrupted, checkpoint, dim)
