@@ -532,7 +532,8 @@ def _by_weights(c: Configuration, problem, state, most: int = 6000) -> np.ndarra
     s, left = c.shape, [most]
     W, V, b, v0 = odeae.draw_weights(problem, state, 0)
     entries = np.abs(np.concatenate([np.ravel(W), np.ravel(V)]))
-    atol = min(1e-14, 1e-8 * np.min(entries[entries > 1e-15 * entries.max()]))
+    kept = entries[entries > 1e-15 * entries.max()]  # none of weights that are all 0
+    atol = min(1e-14, 1e-8 * np.min(kept, initial=1.0))
     plain = reference.drift
 
     def counted(*args, **keywords):
