@@ -151,8 +151,8 @@ def aligned_state(
     if network.tied and encoder is not None:
         raise ValueError("`encoder` must not be given for tied weights: give `decoder`")
 
-    own = _per_neuron("encoder", 1.0 if encoder is None else encoder, hidden)
-    return state_on_spikes(problem, own, _per_neuron("decoder", decoder, hidden))
+    own = per_neuron("encoder", 1.0 if encoder is None else encoder, hidden)
+    return state_on_spikes(problem, own, per_neuron("decoder", decoder, hidden))
 
 
 def state_on_spikes(problem: Problem, encoder: Real, decoder: Real, bias: Any = None) -> State:
@@ -331,14 +331,15 @@ def draw_weights(problem: Problem, state: State, seed: int | list[int] = 0) -> W
     return Weights(encoder[:, :K].T.copy(), V, np.array(state.bias), output)
 
 
-def _per_neuron(name: str, value: ArrayLike, hidden: int) -> Real:
+def per_neuron(name: str, value: ArrayLike, hidden: int) -> Real:
+    """Return a number for each neuron, (K,), of one number or of (K,)."""
     given = numbers(name, value)
     given = array(name, given, (hidden,) if given.ndim else ())
     return (jnp if is_traced(given) else np).broadcast_to(given, (hidden,))
 
 
 def _bias(problem: Problem, bias: ArrayLike) -> Real:
-    value = _per_neuron("bias", bias, problem.autoencoder.hidden)
+    value = per_neuron("bias", bias, problem.autoencoder.hidden)
     if not problem.autoencoder.bias and not is_traced(value) and np.any(np.asarray(value)):
         raise ValueError(
             "`bias` must be 0 for an autoencoder without biases; construct it with "

@@ -15,7 +15,6 @@ from odeae.base.precision import in_float64, is_traced
 from odeae.base.status import Status
 from odeae.model.initial import draw_weights
 from odeae.model.state import State
-from odeae.results.several import ENSEMBLE
 from odeae.results.trajectory import Trajectory
 from odeae.simulation.sources import START
 
@@ -88,13 +87,11 @@ def neurons(
 
 def _drawn(trajectory: Trajectory, part: str, which: int, seed: int | None) -> np.ndarray:
     """Return weights of the final state of a theory, in the eigenbasis."""
-    if np.ndim(trajectory.status) and trajectory.source != ENSEMBLE:
-        trajectory = jax.tree.map(lambda x: x[which], trajectory)  # each lane has all its parts
+    if np.ndim(trajectory.status):
+        trajectory = trajectory[which]
     problem, state = trajectory.problem, trajectory.final
     if state is None:
         raise ValueError("`trajectory` has no `final` state to draw weights of: predict it again")
-    if trajectory.source == ENSEMBLE:
-        state = jax.tree.map(lambda x: x[which], state)
     if state.diffusion is not None and part == "encoder":
         raise ValueError(
             "encoders that the noise of the steps has moved (`diffusion=True`) are not known row "

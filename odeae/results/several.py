@@ -13,13 +13,15 @@ else:  # what is neither is refused in words, not by a type checker of the tests
     Index = Any
 
 ENSEMBLE = "theory, ensemble"  # the `source` of curves from several starts
+# The fields that runs and members have in common; runs also have their `initial`.
+SHARED = {"times", "problem", "source", "settings"}
 
 
 def picked(trajectory: Any, index: int | slice) -> Any:
     """One of several curves, or a slice of them, along the first of their axes."""
     if np.ndim(trajectory.times) > 1:  # vmap gives all to every lane
         return jax.tree.map(lambda x: x[index], trajectory)
-    shared = {"times", "problem", "source", "settings"}
+    shared = set(SHARED)
     if trajectory.initial is not None and np.ndim(trajectory.initial.bias) == 1:
         shared.add("initial")
     parts: dict[str, Any] = {}

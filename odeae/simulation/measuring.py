@@ -1,7 +1,6 @@
 """What is measured of simulated runs, in the theory's terms."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 
 import equinox as eqx
@@ -72,7 +71,12 @@ def _measure(network: Autoencoder, weights, inputs, order, leading, basis, test)
 
 
 def curve_of(
-    problem: Problem, saves: list[tuple], weights: Checkpoint, initial: State | None, settings: str
+    problem: Problem,
+    saves: list[tuple],
+    weights: Checkpoint,
+    initial: State | None,
+    first: int,
+    settings: str,
 ) -> Trajectory:
     """The curve of what was saved (step, bias, values of `_measure`), NaN where a run has ended."""
     steps, biases, values = zip(*saves, strict=True)
@@ -107,5 +111,5 @@ def curve_of(
         initial=initial,
         source=weights.source,
         settings=settings,
-        steps=np.asarray(steps)[last] - json.loads(settings)["first_step"],
+        steps=np.asarray(steps)[last] - first,
     )

@@ -184,6 +184,7 @@ def simulate(
             saves,
             Checkpoint(to_numpy(now), step, seed, kind, json.dumps(about | own)),
             state if weights is None else None,
+            first,
             settings_json(seed=seed, first_step=first, **own),
         )
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeae.averages.activation import has_zero_mean
-from odeae.base.checks import array, flag, numbers, tolerance, whole
+from odeae.base.checks import flag, tolerance, whole
 from odeae.base.messages import explains_arguments, shortened
 from odeae.base.precision import ArrayLike, in_float64, is_traced
 from odeae.base.status import Status
 from odeae.base.times import save_times
-from odeae.model.initial import state_on_spikes
+from odeae.model.initial import per_neuron, state_on_spikes
 from odeae.model.leading import beyond_first_spikes
 from odeae.model.problem import Problem, sizes
 from odeae.model.schedules import check_schedule, jumps_before, longest_step
@@ -150,9 +150,11 @@ def _start(problem, encoder, decoder, bias):
     hidden, biased = network.hidden, network.bias and network.hidden == 1
     if network.tied and encoder is not None:
         raise ValueError("`encoder` must not be given for tied weights: give `decoder`")
-    columns = [] if network.tied else [_per_neuron("encoder", encoder, hidden)]
-    columns.append(_per_neuron("decoder", decoder, hidden))
-    b = _per_neuron("bias", bias, hidden)
+    columns = []
+    if not network.tied:
+        columns.append(per_neuron("encoder", 1.0 if encoder is None else encoder, hidden))
+    columns.append(per_neuron("decoder", decoder, hidden))
+    b = per_neuron("bias", bias, hidden)
     if biased:
         columns.append(b)
     zero = not is_traced(b) and not np.any(b)
@@ -167,12 +169,6 @@ def _start(problem, encoder, decoder, bias):
             "aligned_state(problem), times)"
         )
     return jnp.stack([jnp.asarray(column) for column in columns], axis=1), biased
-
-
-def _per_neuron(name, value, hidden):
-    value = numbers(name, 1.0 if value is None else value)
-    value = array(name, value, () if value.ndim == 0 else (hidden,))
-    return value if value.ndim else value * np.ones(hidden)
 
 
 def _stop(t, y, equations: Reduced, **kwargs):

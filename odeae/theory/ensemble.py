@@ -1,5 +1,6 @@
 """Ensembles: the same problem from many initial states, as a spectrum alone leaves them open."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -14,7 +15,7 @@ from odeae.base.precision import ArrayLike, in_float64, is_traced
 from odeae.base.times import save_times
 from odeae.model.initial import random_state
 from odeae.model.problem import Problem, sizes
-from odeae.results.several import ENSEMBLE
+from odeae.results.several import ENSEMBLE, SHARED
 from odeae.results.trajectory import Trajectory
 from odeae.theory.predict import predict
 
@@ -89,7 +90,8 @@ def ensemble(
         return predict(problem, state, times, **options)
 
     def parts(curve):
-        return {name: getattr(curve, name) for name in _OF_MEMBERS}
+        names = [field.name for field in dataclasses.fields(curve) if field.name not in SHARED]
+        return {name: getattr(curve, name) for name in names}
 
     seeds = range(seed, seed + members)
     if is_traced((problem, times, encoder_std, decoder_std, bias, rtol, atol)):
@@ -106,9 +108,3 @@ def ensemble(
     return Trajectory(
         times=times, problem=problem, source=ENSEMBLE, settings=json.dumps(known), **stacked
     )
-
-
-_OF_MEMBERS = (
-    "error", "order_parameters", "bias", "status", "stop_time", "densities", "components",
-    "initial", "final", "above_pca", "steps",
-)  # fmt: skip

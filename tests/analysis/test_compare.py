@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import plain
 import pytest
@@ -140,6 +141,25 @@ def test_the_allowance_is_that_of_the_fastest_part(network, rule, rate):
     check = odeae.compare(odeae.predict(p, state, times), odeae.simulate(p, state, times, runs=4))
     expected = 0.5 * rate * float(p.spectrum.trace) / 200 * check.theory[0]
     assert_allclose(check.allowance, min(expected, 0.05 * check.learnable), rtol=1e-12)
+
+
+def test_a_comparison_draws_what_its_verdict_is_about():
+    check = odeae.compare(theory(), simulated(0.3))
+    ax = check.plot()
+    assert ax.get_title() == "deviates, Gaussian inputs"
+    (points,) = (c for c in ax.containers if c.lines[0].get_marker() == "o")
+    late = check.times > 0
+    assert_allclose(points.lines[0].get_xydata(), np.c_[check.times, check.deviation][late])
+    allowed, noise = (band.get_paths()[0].vertices[:, 1].max() for band in ax.collections[:2])
+    assert_allclose(noise, np.max(check.noise))
+    assert_allclose(allowed, np.max(check.noise) + check.allowance)
+    low, high = ax.get_ylim()
+    assert low < -allowed
+    assert high > np.max(check.deviation)
+    agrees = odeae.compare(theory(), simulated()).plot(ax=ax)
+    assert agrees is ax
+    assert ax.get_title() == "agrees: noise, Gaussian inputs"
+    plt.close(ax.figure)
 
 
 def test_verdict_says_what_was_compared():

@@ -736,6 +736,20 @@ def test_a_member_is_the_curve_of_its_own_state():
     np.testing.assert_allclose(on.error, whole.error[-1:], rtol=1e-6)
 
 
+def test_members_that_were_solved_differently_say_so_each():
+    """Of two members one needs Rodas4; each says its own solver, also in a slice."""
+    spectrum = odeae.Spectrum.spiked([1.0, 0.1], dim=1000, bulk=0.0)
+    problem, times = odeae.Problem(spectrum, odeae.Autoencoder(1)), np.array([0.0, 1e6])
+    members = odeae.ensemble(problem, times, 3, encoder_std=0.3, decoder_std=0.3)
+    alone = [
+        odeae.predict(problem, odeae.random_state(problem, 0.3, 0.3, seed=i), times)
+        for i in range(3)
+    ]
+    assert [one.stats["solver"] for one in members] == [one.stats["solver"] for one in alone]
+    assert len({one.stats["solver"] for one in alone}) > 1  # they end explicit steps elsewhere
+    assert members[1:].stats["solver"] == [one.stats["solver"] for one in alone[1:]]
+
+
 def test_a_single_curve_is_none_of_several(curves):
     theory = curves["theory"]
     assert theory  # as anything that is there
